@@ -1,0 +1,70 @@
+//! What an admission charged and may have to give back: one charge of a reservation.
+
+use super::{Formula, Limit, Usage};
+
+/// One charge of a reservation: enough to settle it without asking the configuration again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldCharge {
+    /// The limit as it was at admission.
+    pub limit: Limit,
+    /// What was charged at admission.
+    pub amount: u64,
+    /// The part of it that no report changes: the request itself.
+    pub fixed: u64,
+    /// What the limit counts.
+    pub formula: Formula,
+    /// What becomes of the estimate when no usage is reported.
+    pub missing_usage: MissingUsage,
+}
+
+/// What becomes of an estimate when a report says that no usage was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum MissingUsage {
+    /// The estimate stays charged.
+    #[default]
+    Keep,
+    /// The estimate is given back.
+    Release,
+}
+
+/// How a reservation ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// Everything is given back: the request did not happen.
+    Release,
+    /// The charges become what was used.
+    Settle(Usage),
+}
+
+impl HeldCharge {
+    /// Whether a usage report can change it.
+    pub fn settles(&self) -> bool {
+        self.formula.counts_tokens()
+    }
+
+    /// What it costs in the end.
+    pub fn final_amount(&self, settlement: Settlement) -> u64 {
+        let tokens = self.formula.counts_tokens();
+        match settlement {
+            Settlement::Release => 0,
+            Settlement::Settle(Usage::Measured(counts)) if tokens => {
+                self.fixed.saturating_add(self.formula.cost_of_tokens(counts))
+            }
+            Settlement::Settle(Usage::Total(total)) if tokens || self.formula.counts_hits() => {
+                self.fixed.saturating_add(total)
+            }
+            Settlement::Settle(Usage::Missing)
+                if tokens && self.missing_usage == MissingUsage::Release =>
+            {
+                self.fixed
+            }
+            Settlement::Settle(_) => self.amount,
+        }
+    }
+
+    /// What the bucket has to take (or, below zero, to give back) for the settlement.
+    pub fn correction(&self, settlement: Settlement) -> i64 {
+        let last = self.final_amount(settlement).cast_signed();
+        last.saturating_sub(self.amount.cast_signed())
+    }
+}

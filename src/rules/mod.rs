@@ -1,0 +1,21 @@
+//! What was configured, compiled: domains, the tree of rules that a descriptor walks into, the
+//! limits at its nodes, and the keys of their buckets.
+//!
+//! Pure like [`crate::limit`]: nothing here reads a file or asks a clock. Matching follows
+//! envoyproxy/ratelimit to the letter, quirks included, because people replace it with this.
+
+mod answer;
+mod configured;
+mod domain;
+mod key;
+mod metadata;
+mod pattern;
+
+pub use answer::{AnswerStyle, BodyStyle, HeaderStyle};
+pub use configured::{
+    ConfiguredLimit, Estimate, LimitIndex, OnStoreError, Override, Terms, Unit,
+};
+pub use domain::{Domain, DuplicateRule, Entry, Level, Match, Rule};
+pub use key::{BucketKey, Identity};
+pub use metadata::Metadata;
+pub use pattern::Pattern;
