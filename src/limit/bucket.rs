@@ -23,7 +23,10 @@ impl Bucket {
             Algorithm::FixedWindow => {
                 let start = window_start(limit, now);
                 if start > self.at {
-                    *self = Self { at: start, ..Self::default() };
+                    *self = Self {
+                        at: start,
+                        ..Self::default()
+                    };
                 }
             }
             Algorithm::TokenBucket => {
@@ -34,8 +37,9 @@ impl Bucket {
                 let denominator = u128::from(limit.rate.denominator());
                 // A rate that changed has another denominator: what is left over stays below a token.
                 let left = u128::from(self.fraction).min(denominator.saturating_sub(1));
-                let parts =
-                    elapsed.saturating_mul(u128::from(limit.rate.numerator())).saturating_add(left);
+                let parts = elapsed
+                    .saturating_mul(u128::from(limit.rate.numerator()))
+                    .saturating_add(left);
                 let whole = parts.checked_div(denominator).unwrap_or(0);
                 self.at = now;
                 if whole >= u128::from(self.spent) {
@@ -61,19 +65,17 @@ impl Bucket {
 
     /// What is left of the burst; below zero, a debt.
     pub fn level(&self, limit: &Limit) -> i64 {
-        limit.burst.cast_signed().saturating_sub_unsigned(self.spent)
+        limit
+            .burst
+            .cast_signed()
+            .saturating_sub_unsigned(self.spent)
     }
 
     /// How long until at most `threshold` is spent if nobody takes anything; `None`: never,
     /// because there is no threshold ([`Limit::threshold`]) or nothing comes back.
     ///
     /// One microsecond earlier more than that is spent.
-    pub fn wait(
-        &self,
-        limit: &Limit,
-        threshold: Option<u64>,
-        now: Timestamp,
-    ) -> Option<Duration> {
+    pub fn wait(&self, limit: &Limit, threshold: Option<u64>, now: Timestamp) -> Option<Duration> {
         self.until_spent(limit, threshold?, now)
     }
 
@@ -102,7 +104,10 @@ impl Bucket {
         }
         match limit.algorithm {
             Algorithm::FixedWindow => {
-                let end = self.at.as_micros().saturating_add(limit.rate.period_micros());
+                let end = self
+                    .at
+                    .as_micros()
+                    .saturating_add(limit.rate.period_micros());
                 Some(Duration::from_micros(end.saturating_sub(now.as_micros())))
             }
             Algorithm::TokenBucket => {
@@ -146,7 +151,9 @@ mod tests {
     }
 
     fn fits(bucket: &Bucket, limit: &Limit, cost: i64) -> bool {
-        limit.threshold(cost, 0).is_some_and(|threshold| bucket.spent <= threshold)
+        limit
+            .threshold(cost, 0)
+            .is_some_and(|threshold| bucket.spent <= threshold)
     }
 
     fn wait(bucket: &Bucket, limit: &Limit, cost: i64, now: Timestamp) -> Option<Duration> {
@@ -171,7 +178,10 @@ mod tests {
     fn a_cost_fits_exactly_when_the_wait_says_and_not_a_microsecond_before() {
         // 7 a second: a token every 142,857.14… µs.
         let limit = limit(Algorithm::TokenBucket, 7, Duration::from_secs(1), 7);
-        let mut bucket = Bucket { at: at(0), ..Bucket::default() };
+        let mut bucket = Bucket {
+            at: at(0),
+            ..Bucket::default()
+        };
         bucket.spend(7);
         let wait = wait(&bucket, &limit, 3, at(0)).unwrap();
         assert_eq!(wait, Duration::from_micros(428_572));
@@ -185,7 +195,11 @@ mod tests {
     #[test]
     fn refills_in_small_steps_add_up_to_one_large_step() {
         let limit = limit(Algorithm::TokenBucket, 7, Duration::from_secs(1), 1000);
-        let spent = Bucket { spent: 1000, fraction: 0, at: at(0) };
+        let spent = Bucket {
+            spent: 1000,
+            fraction: 0,
+            at: at(0),
+        };
         let mut steps = spent;
         for micros in 1..=1000 {
             steps.refill(&limit, at(micros * 997));
@@ -198,9 +212,20 @@ mod tests {
     #[test]
     fn time_that_goes_back_refills_nothing() {
         let limit = limit(Algorithm::TokenBucket, 1, Duration::from_secs(1), 10);
-        let mut bucket = Bucket { spent: 5, fraction: 0, at: at(1_000_000) };
+        let mut bucket = Bucket {
+            spent: 5,
+            fraction: 0,
+            at: at(1_000_000),
+        };
         bucket.refill(&limit, at(0));
-        assert_eq!(bucket, Bucket { spent: 5, fraction: 0, at: at(1_000_000) });
+        assert_eq!(
+            bucket,
+            Bucket {
+                spent: 5,
+                fraction: 0,
+                at: at(1_000_000)
+            }
+        );
         bucket.refill(&limit, at(2_000_000));
         assert_eq!(bucket.spent, 4);
     }
@@ -208,32 +233,62 @@ mod tests {
     #[test]
     fn a_window_ends_at_its_boundary_and_not_a_microsecond_before() {
         let limit = limit(Algorithm::FixedWindow, 10, Duration::from_secs(1), 10);
-        let mut bucket = Bucket { spent: 10, fraction: 0, at: at(0) };
-        assert_eq!(wait(&bucket, &limit, 1, at(400_000)), Some(Duration::from_micros(600_000)));
+        let mut bucket = Bucket {
+            spent: 10,
+            fraction: 0,
+            at: at(0),
+        };
+        assert_eq!(
+            wait(&bucket, &limit, 1, at(400_000)),
+            Some(Duration::from_micros(600_000))
+        );
         bucket.refill(&limit, at(999_999));
         assert_eq!(bucket.spent, 10);
         bucket.refill(&limit, at(1_000_000));
-        assert_eq!(bucket, Bucket { spent: 0, fraction: 0, at: at(1_000_000) });
+        assert_eq!(
+            bucket,
+            Bucket {
+                spent: 0,
+                fraction: 0,
+                at: at(1_000_000)
+            }
+        );
     }
 
     #[test]
     fn a_cost_larger_than_the_burst_never_fits_or_fits_when_full() {
         let refuse = limit(Algorithm::TokenBucket, 5, Duration::from_secs(1), 10);
-        let when_full = Limit { oversize: Oversize::WhenFull, ..refuse };
-        let mut bucket = Bucket { at: at(0), ..Bucket::default() };
+        let when_full = Limit {
+            oversize: Oversize::WhenFull,
+            ..refuse
+        };
+        let mut bucket = Bucket {
+            at: at(0),
+            ..Bucket::default()
+        };
         assert_eq!(wait(&bucket, &refuse, 11, at(0)), None);
         assert!(fits(&bucket, &when_full, 11));
         bucket.spend(11);
         assert_eq!(bucket.level(&when_full), -1);
         assert!(!fits(&bucket, &when_full, 11));
-        assert_eq!(wait(&bucket, &when_full, 11, at(0)), Some(Duration::from_micros(2_200_000)));
+        assert_eq!(
+            wait(&bucket, &when_full, 11, at(0)),
+            Some(Duration::from_micros(2_200_000))
+        );
     }
 
     #[test]
     fn a_cost_of_zero_passes_at_a_level_of_zero_only_under_rate_limit() {
         let ours = limit(Algorithm::FixedWindow, 10, Duration::from_secs(1), 10);
-        let theirs = Limit { zero_cost: ZeroCost::PassesAtZero, ..ours };
-        let mut bucket = Bucket { spent: 10, fraction: 0, at: at(0) };
+        let theirs = Limit {
+            zero_cost: ZeroCost::PassesAtZero,
+            ..ours
+        };
+        let mut bucket = Bucket {
+            spent: 10,
+            fraction: 0,
+            at: at(0),
+        };
         assert!(!fits(&bucket, &ours, 0));
         assert!(fits(&bucket, &theirs, 0));
         bucket.spend(1);
@@ -245,9 +300,20 @@ mod tests {
 
     #[test]
     fn a_refund_stops_at_full_and_spending_stops_at_the_bound() {
-        let mut bucket = Bucket { spent: 3, fraction: 2, at: at(0) };
+        let mut bucket = Bucket {
+            spent: 3,
+            fraction: 2,
+            at: at(0),
+        };
         bucket.spend(-5);
-        assert_eq!(bucket, Bucket { spent: 0, fraction: 0, at: at(0) });
+        assert_eq!(
+            bucket,
+            Bucket {
+                spent: 0,
+                fraction: 0,
+                at: at(0)
+            }
+        );
         bucket.spend(i64::MAX);
         assert_eq!(bucket.spent, MAX_SPENT);
     }

@@ -29,8 +29,12 @@ impl Measure {
     ];
 
     /// The measures that a usage report carries.
-    pub const TOKENS: [Self; 4] =
-        [Self::InputTokens, Self::CacheReadTokens, Self::CacheWriteTokens, Self::OutputTokens];
+    pub const TOKENS: [Self; 4] = [
+        Self::InputTokens,
+        Self::CacheReadTokens,
+        Self::CacheWriteTokens,
+        Self::OutputTokens,
+    ];
 
     /// The name in configuration, control entries and reports.
     pub const fn name(self) -> &'static str {
@@ -73,7 +77,11 @@ impl Weight {
 
     /// A weight of `thousandths`; `None` above [`Self::MAX`].
     pub const fn from_thousandths(thousandths: u32) -> Option<Self> {
-        if thousandths > Self::MAX.0 { None } else { Some(Self(thousandths)) }
+        if thousandths > Self::MAX.0 {
+            None
+        } else {
+            Some(Self(thousandths))
+        }
     }
 
     /// In thousandths.
@@ -95,14 +103,23 @@ pub struct Formula {
 
 impl Formula {
     /// `cost: requests`.
-    pub const REQUESTS: Self =
-        Self { requests: Weight::ONE, hits: Weight::ZERO, tokens: [Weight::ZERO; 4] };
+    pub const REQUESTS: Self = Self {
+        requests: Weight::ONE,
+        hits: Weight::ZERO,
+        tokens: [Weight::ZERO; 4],
+    };
     /// `cost: hits`.
-    pub const HITS: Self =
-        Self { requests: Weight::ZERO, hits: Weight::ONE, tokens: [Weight::ZERO; 4] };
+    pub const HITS: Self = Self {
+        requests: Weight::ZERO,
+        hits: Weight::ONE,
+        tokens: [Weight::ZERO; 4],
+    };
     /// `cost: tokens`.
-    pub const TOKENS: Self =
-        Self { requests: Weight::ZERO, hits: Weight::ZERO, tokens: [Weight::ONE; 4] };
+    pub const TOKENS: Self = Self {
+        requests: Weight::ZERO,
+        hits: Weight::ZERO,
+        tokens: [Weight::ONE; 4],
+    };
 
     /// Whether any token measure has a weight: then the cost is only known after the answer.
     pub fn counts_tokens(&self) -> bool {
@@ -176,7 +193,13 @@ mod tests {
 
     #[test]
     fn a_cost_stops_at_the_end_of_exact_numbers() {
-        let heaviest = Formula { tokens: [Weight::MAX; 4], ..Formula::default() };
-        assert_eq!(heaviest.cost_of_tokens([MAX_MEASURED; 4]), (1_u64 << 53).div_ceil(1000));
+        let heaviest = Formula {
+            tokens: [Weight::MAX; 4],
+            ..Formula::default()
+        };
+        assert_eq!(
+            heaviest.cost_of_tokens([MAX_MEASURED; 4]),
+            (1_u64 << 53).div_ceil(1000)
+        );
     }
 }

@@ -104,9 +104,13 @@ pub fn decide(
     let mut quotas: u32 = 0;
     let mut quotas_over: u32 = 0;
     for (charge, slot) in charges.iter().zip(slots) {
-        let Some(bucket) = buckets.get_mut(*slot) else { continue };
+        let Some(bucket) = buckets.get_mut(*slot) else {
+            continue;
+        };
         let fits = charge.effect == Effect::Record
-            || charge.threshold.is_some_and(|threshold| bucket.spent <= threshold);
+            || charge
+                .threshold
+                .is_some_and(|threshold| bucket.spent <= threshold);
         if fits || charge.limit.when_over == WhenOver::Charge {
             bucket.spend(charge.amount);
         }
@@ -118,21 +122,30 @@ pub fn decide(
             }
             Effect::Record | Effect::Shadow => {}
         }
-        readings.push(Reading { fits, bucket: *bucket });
+        readings.push(Reading {
+            fits,
+            bucket: *bucket,
+        });
     }
     let refused = enforced_over || (quotas > 0 && quotas_over == quotas);
 
     if refused || mode == Mode::Peek {
         buckets.copy_from_slice(&before);
         for ((charge, slot), reading) in charges.iter().zip(slots).zip(readings.iter_mut()) {
-            let Some(bucket) = buckets.get_mut(*slot) else { continue };
+            let Some(bucket) = buckets.get_mut(*slot) else {
+                continue;
+            };
             if mode == Mode::Apply && charge.limit.when_over == WhenOver::Charge {
                 bucket.spend(charge.amount);
             }
             reading.bucket = *bucket;
         }
     }
-    if refused { Verdict::Refused } else { Verdict::Admitted }
+    if refused {
+        Verdict::Refused
+    } else {
+        Verdict::Admitted
+    }
 }
 
 #[cfg(test)]
@@ -158,10 +171,20 @@ mod tests {
     }
 
     fn charge(limit: Limit, amount: i64, effect: Effect) -> Charge {
-        Charge { limit, amount, threshold: limit.threshold(amount, 0), effect }
+        Charge {
+            limit,
+            amount,
+            threshold: limit.threshold(amount, 0),
+            effect,
+        }
     }
 
-    fn run(charges: &[Charge], slots: &[usize], buckets: &mut [Bucket], mode: Mode) -> (Verdict, Vec<u64>, Vec<bool>) {
+    fn run(
+        charges: &[Charge],
+        slots: &[usize],
+        buckets: &mut [Bucket],
+        mode: Mode,
+    ) -> (Verdict, Vec<u64>, Vec<bool>) {
         let mut readings = Vec::new();
         let verdict = decide(charges, slots, buckets, now(), mode, &mut readings);
         (
@@ -191,7 +214,10 @@ mod tests {
         ];
         let mut buckets = [Bucket::default(); 3];
         let outcome = run(&charges, &[0, 1, 2], &mut buckets, Mode::Apply);
-        assert_eq!(outcome, (Verdict::Refused, vec![4, 0, 4], vec![true, false, false]));
+        assert_eq!(
+            outcome,
+            (Verdict::Refused, vec![4, 0, 4], vec![true, false, false])
+        );
     }
 
     #[test]

@@ -47,9 +47,9 @@ impl HeldCharge {
         let tokens = self.formula.counts_tokens();
         match settlement {
             Settlement::Release => 0,
-            Settlement::Settle(Usage::Measured(counts)) if tokens => {
-                self.fixed.saturating_add(self.formula.cost_of_tokens(counts))
-            }
+            Settlement::Settle(Usage::Measured(counts)) if tokens => self
+                .fixed
+                .saturating_add(self.formula.cost_of_tokens(counts)),
             Settlement::Settle(Usage::Total(total)) if tokens || self.formula.counts_hits() => {
                 self.fixed.saturating_add(total)
             }

@@ -109,8 +109,14 @@ mod tests {
     #[test]
     fn amounts_and_periods_are_bounded() {
         assert!(Rate::new(MAX_AMOUNT, MINUTE).is_ok());
-        assert_eq!(Rate::new(MAX_AMOUNT + 1, MINUTE), Err(InvalidRate::AmountTooLarge));
-        assert_eq!(Rate::new(1, Duration::ZERO), Err(InvalidRate::PeriodOutOfRange));
+        assert_eq!(
+            Rate::new(MAX_AMOUNT + 1, MINUTE),
+            Err(InvalidRate::AmountTooLarge)
+        );
+        assert_eq!(
+            Rate::new(1, Duration::ZERO),
+            Err(InvalidRate::PeriodOutOfRange)
+        );
         assert!(Rate::new(1, Rate::MAX_PERIOD).is_ok());
         let longer = Rate::MAX_PERIOD + Duration::from_micros(1);
         assert_eq!(Rate::new(1, longer), Err(InvalidRate::PeriodOutOfRange));

@@ -75,7 +75,10 @@ impl ConfiguredLimit {
     /// What has to stay free for a request of this class.
     pub fn headroom(&self, class: Option<&str>) -> u64 {
         let Some(class) = class else { return 0 };
-        self.headroom.iter().find(|(name, _)| name == class).map_or(0, |(_, amount)| *amount)
+        self.headroom
+            .iter()
+            .find(|(name, _)| name == class)
+            .map_or(0, |(_, amount)| *amount)
     }
 
     /// The identity of a limit: domain, name and algorithm. Not its rule, so that a tenant that
@@ -106,8 +109,15 @@ pub enum Unit {
 
 impl Unit {
     /// All units, shortest first.
-    pub const ALL: [Self; 7] =
-        [Self::Second, Self::Minute, Self::Hour, Self::Day, Self::Week, Self::Month, Self::Year];
+    pub const ALL: [Self; 7] = [
+        Self::Second,
+        Self::Minute,
+        Self::Hour,
+        Self::Day,
+        Self::Week,
+        Self::Month,
+        Self::Year,
+    ];
 
     /// The name in configuration, singular and in lower case.
     pub const fn name(self) -> &'static str {
@@ -124,7 +134,9 @@ impl Unit {
 
     /// The unit of that name, in any case.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|unit| unit.name().eq_ignore_ascii_case(name))
+        Self::ALL
+            .into_iter()
+            .find(|unit| unit.name().eq_ignore_ascii_case(name))
     }
 
     /// How long it is.
@@ -160,8 +172,9 @@ impl Override {
             name: String::new(),
             label: "override".to_owned(),
             identity: Identity::of(&["override", domain, self.unit.name()]),
-            terms: Rate::new(amount, self.unit.period())
-                .map_or(Terms::Unlimited, |rate| Terms::Limited(rate_limit_terms(rate))),
+            terms: Rate::new(amount, self.unit.period()).map_or(Terms::Unlimited, |rate| {
+                Terms::Limited(rate_limit_terms(rate))
+            }),
             formula: Formula::HITS,
             estimate: Estimate::None,
             effect: Effect::Enforce,

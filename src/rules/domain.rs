@@ -62,7 +62,10 @@ impl Level {
     pub fn insert(&mut self, key: &str, value: &str, rule: Rule) -> Result<(), DuplicateRule> {
         let composite = composite(key, value);
         let known = self.exact.contains_key(composite.as_str())
-            || self.wildcards.iter().any(|(pattern, _)| pattern.text() == composite);
+            || self
+                .wildcards
+                .iter()
+                .any(|(pattern, _)| pattern.text() == composite);
         if known {
             return Err(DuplicateRule(composite));
         }
@@ -82,7 +85,9 @@ impl Level {
 
     /// All rules of this level, in no order.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
-        self.exact.values().chain(self.wildcards.iter().map(|(_, rule)| rule))
+        self.exact
+            .values()
+            .chain(self.wildcards.iter().map(|(_, rule)| rule))
     }
 
     fn find(&self, (key, value): Entry<'_>, scratch: &mut String) -> Option<&Rule> {
@@ -93,7 +98,10 @@ impl Level {
         if let Some(rule) = self.exact.get(scratch.as_str()) {
             return Some(rule);
         }
-        if let Some((_, rule)) = self.wildcards.iter().find(|(pattern, _)| pattern.matches(scratch))
+        if let Some((_, rule)) = self
+            .wildcards
+            .iter()
+            .find(|(pattern, _)| pattern.matches(scratch))
         {
             return Some(rule);
         }
@@ -103,7 +111,11 @@ impl Level {
 
 /// `key_value`, or `key` where the value is empty.
 fn composite(key: &str, value: &str) -> String {
-    if value.is_empty() { key.to_owned() } else { format!("{key}_{value}") }
+    if value.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{key}_{value}")
+    }
 }
 
 /// The rule that a descriptor came to, with what its buckets are keyed by.
@@ -133,7 +145,10 @@ impl Domain {
             level = &rule.children;
             found = Some(rule);
         }
-        found.map(|rule| Match { rule, entries: EntriesHash::of(keyed) })
+        found.map(|rule| Match {
+            rule,
+            entries: EntriesHash::of(keyed),
+        })
     }
 
     /// Calls `visit` for every rule, parents before children.
@@ -161,7 +176,10 @@ mod tests {
     use super::*;
 
     fn rule(path: &str) -> Rule {
-        Rule { path: path.to_owned(), ..Rule::default() }
+        Rule {
+            path: path.to_owned(),
+            ..Rule::default()
+        }
     }
 
     /// Rules from `key=value` texts, one level per `>`; each rule's path is its text.
@@ -172,7 +190,11 @@ mod tests {
             let mut path = String::new();
             for step in text.split(" > ") {
                 let (key, value) = step.split_once('=').unwrap_or((step, ""));
-                path = if path.is_empty() { step.to_owned() } else { format!("{path} > {step}") };
+                path = if path.is_empty() {
+                    step.to_owned()
+                } else {
+                    format!("{path} > {step}")
+                };
                 let composite = composite(key, value);
                 // Fails where an earlier text made the node already.
                 drop(level.insert(key, value, rule(&path)));
@@ -193,7 +215,9 @@ mod tests {
     }
 
     fn found(domain: &Domain, entries: &[Entry<'_>]) -> Option<String> {
-        domain.find(entries, &mut String::new()).map(|found| found.rule.path.clone())
+        domain
+            .find(entries, &mut String::new())
+            .map(|found| found.rule.path.clone())
     }
 
     #[test]
@@ -214,7 +238,10 @@ mod tests {
     #[test]
     fn the_walk_never_turns_back() {
         let domain = domain(&["k > s", "k=a > t"]);
-        assert_eq!(found(&domain, &[("k", "a"), ("t", "x")]).unwrap(), "k=a > t");
+        assert_eq!(
+            found(&domain, &[("k", "a"), ("t", "x")]).unwrap(),
+            "k=a > t"
+        );
         assert_eq!(found(&domain, &[("k", "b"), ("s", "x")]).unwrap(), "k > s");
         assert_eq!(found(&domain, &[("k", "a"), ("s", "x")]), None);
     }
@@ -230,7 +257,10 @@ mod tests {
     #[test]
     fn keys_and_values_are_compared_joined() {
         let domain = domain(&["key1=value1"]);
-        assert_eq!(found(&domain, &[("key1_value1", "anything")]).unwrap(), "key1=value1");
+        assert_eq!(
+            found(&domain, &[("key1_value1", "anything")]).unwrap(),
+            "key1=value1"
+        );
         let domain = self::domain(&["a=b_c"]);
         assert_eq!(found(&domain, &[("a_b", "c")]).unwrap(), "a=b_c");
     }
@@ -246,7 +276,10 @@ mod tests {
         let mut level = Level::default();
         level.insert("a", "b_c", rule("")).unwrap();
         let twice = level.insert("a_b", "c", rule("")).unwrap_err();
-        assert_eq!(twice.to_string(), "duplicate descriptor composite key 'a_b_c'");
+        assert_eq!(
+            twice.to_string(),
+            "duplicate descriptor composite key 'a_b_c'"
+        );
         level.insert("w", "x*", rule("")).unwrap();
         assert!(level.insert("w", "x*", rule("")).is_err());
     }
@@ -254,13 +287,20 @@ mod tests {
     #[test]
     fn values_under_a_shared_wildcard_share_a_bucket() {
         let mut domain = Domain::default();
-        let shared = Rule { shared_value: Some("a*".to_owned()), ..Rule::default() };
+        let shared = Rule {
+            shared_value: Some("a*".to_owned()),
+            ..Rule::default()
+        };
         domain.root.insert("k", "a*", shared).unwrap();
         domain.root.insert("k", "b*", Rule::default()).unwrap();
         let identity = super::super::Identity::of(&["limit"]);
         let key = |value| {
             let entries = [("k", value)];
-            domain.find(&entries, &mut String::new()).unwrap().entries.key(identity)
+            domain
+                .find(&entries, &mut String::new())
+                .unwrap()
+                .entries
+                .key(identity)
         };
         assert_eq!(key("ab"), key("ac"));
         assert_ne!(key("ba"), key("bb"));

@@ -113,7 +113,10 @@ mod tests {
     fn limits_do_not_share_buckets() {
         let entries = [("tenant", "acme")];
         let tokens = BucketKey::of(Identity::of(&["llm", "tokens"]), entries);
-        assert_ne!(tokens, BucketKey::of(Identity::of(&["llm", "requests"]), entries));
+        assert_ne!(
+            tokens,
+            BucketKey::of(Identity::of(&["llm", "requests"]), entries)
+        );
     }
 
     #[test]

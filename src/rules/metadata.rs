@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 /// A value of a rule's `metadata`, in the types that a protobuf `Struct` has.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(missing_docs, reason = "the variants are the JSON types they are named for")]
+#[expect(
+    missing_docs,
+    reason = "the variants are the JSON types they are named for"
+)]
 pub enum Metadata {
     Null,
     Bool(bool),

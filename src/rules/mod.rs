@@ -12,9 +12,7 @@ mod metadata;
 mod pattern;
 
 pub use answer::{AnswerStyle, BodyStyle, HeaderStyle};
-pub use configured::{
-    ConfiguredLimit, Estimate, LimitIndex, OnStoreError, Override, Terms, Unit,
-};
+pub use configured::{ConfiguredLimit, Estimate, LimitIndex, OnStoreError, Override, Terms, Unit};
 pub use domain::{Domain, DuplicateRule, Entry, Level, Match, Rule};
 pub use key::{BucketKey, Identity};
 pub use metadata::Metadata;

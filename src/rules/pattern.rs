@@ -18,7 +18,12 @@ impl Pattern {
         let mut middle: Vec<String> = parts.map(str::to_owned).collect();
         let last = middle.pop()?;
         middle.retain(|part| !part.is_empty());
-        Some(Self { text: text.to_owned(), first, middle, last })
+        Some(Self {
+            text: text.to_owned(),
+            first,
+            middle,
+            last,
+        })
     }
 
     /// As written.
@@ -28,10 +33,16 @@ impl Pattern {
 
     /// Whether it covers `text`.
     pub fn matches(&self, text: &str) -> bool {
-        let Some(rest) = text.strip_prefix(self.first.as_str()) else { return false };
-        let Some(mut rest) = rest.strip_suffix(self.last.as_str()) else { return false };
+        let Some(rest) = text.strip_prefix(self.first.as_str()) else {
+            return false;
+        };
+        let Some(mut rest) = rest.strip_suffix(self.last.as_str()) else {
+            return false;
+        };
         for part in &self.middle {
-            let Some((_, after)) = rest.split_once(part.as_str()) else { return false };
+            let Some((_, after)) = rest.split_once(part.as_str()) else {
+                return false;
+            };
             rest = after;
         }
         true
@@ -64,7 +75,12 @@ mod tests {
         ];
         for (pattern, text, expected) in cases {
             let pattern = Pattern::parse(pattern).unwrap();
-            assert_eq!(pattern.matches(text), expected, "{} on {text}", pattern.text());
+            assert_eq!(
+                pattern.matches(text),
+                expected,
+                "{} on {text}",
+                pattern.text()
+            );
         }
     }
 }

@@ -1,0 +1,377 @@
+//! Buckets in this process: for one replica, for tests, and for a first look.
+//!
+//! Sharded by bucket. An operation locks the shards of its buckets in their order, so operations
+//! on different buckets do not wait for each other and no two can deadlock; under the locks
+//! [`decide`] runs on copies. Nothing is ever awaited, so an operation cannot be cancelled half-way.
+//!
+//! Bounded by what is in use: a bucket that is full again is forgotten, because one that nobody has
+//! seen is full too. Each shard looks for those when it has doubled since the last look.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+use super::{
+    Admission, Charge, Charges, Decision, EndResult, Ended, Ending, HoldCounts, HoldKey, Readings,
+    Record, Verdict,
+};
+use crate::clock::Clock;
+use crate::limit::{self, Bucket, Mode, Timestamp, decide};
+use crate::rules::BucketKey;
+
+const SHARDS: usize = 64;
+
+/// How many buckets a shard has before it looks for forgettable ones the first time.
+const FIRST_SWEEP: usize = 1024;
+
+/// The memory store.
+#[derive(Debug)]
+pub struct Memory {
+    shards: Box<[Mutex<Shard>]>,
+    holds: Box<[Mutex<Holds>]>,
+    clock: Clock,
+}
+
+#[derive(Debug)]
+struct Shard {
+    buckets: HashMap<BucketKey, Entry, foldhash::quality::RandomState>,
+    sweep_at: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    bucket: Bucket,
+    /// From when on the bucket is full if nobody touches it.
+    full_at: Timestamp,
+}
+
+#[derive(Debug, Default)]
+struct Holds {
+    known: HashMap<HoldKey, Held, foldhash::quality::RandomState>,
+    expiries: BinaryHeap<Reverse<(Timestamp, HoldKey)>>,
+    open: u64,
+    newly_expired: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    state: State,
+    expires: Timestamp,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Settled or released.
+    Closed,
+    Open(Record),
+    /// The report came, the admission has not yet.
+    Reported,
+}
+
+impl Memory {
+    /// An empty store on `clock`.
+    pub fn new(clock: Clock) -> Self {
+        let shard = || Shard {
+            buckets: HashMap::default(),
+            sweep_at: FIRST_SWEEP,
+        };
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(),
+            holds: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            clock,
+        }
+    }
+
+    /// Decides over an admission.
+    pub fn admit(&self, admission: &Admission) -> Decision {
+        let Some(hold) = &admission.hold else {
+            let (verdict, now, readings) = self.decide(&admission.charges, admission.mode);
+            return Decision {
+                verdict: verdict.into(),
+                now,
+                readings,
+            };
+        };
+        let mut holds = lock(&self.holds[shard_of(hold.key.as_bytes())]);
+        holds.expire(self.clock.now());
+        match holds.known.get_mut(&hold.key) {
+            Some(Held {
+                state: State::Closed | State::Open(_),
+                ..
+            }) => {
+                let (_, now, readings) = self.decide(&admission.charges, Mode::Peek);
+                Decision {
+                    verdict: Verdict::Repeated,
+                    now,
+                    readings,
+                }
+            }
+            Some(held) => {
+                // What was used is charged already; the request itself is not.
+                let mut charges = admission.charges.clone();
+                for charge in charges.iter_mut().filter(|charge| charge.settles) {
+                    charge.charge.effect = limit::Effect::Record;
+                    charge.charge.amount = 0;
+                }
+                let (verdict, now, readings) = self.decide(&charges, admission.mode);
+                if verdict == limit::Verdict::Admitted && admission.mode == Mode::Apply {
+                    held.state = State::Closed;
+                }
+                Decision {
+                    verdict: verdict.into(),
+                    now,
+                    readings,
+                }
+            }
+            None => {
+                let (verdict, now, readings) = self.decide(&admission.charges, admission.mode);
+                if verdict == limit::Verdict::Admitted && admission.mode == Mode::Apply {
+                    let mut record = hold.record.clone();
+                    for ((recorded, charge), reading) in record
+                        .charges
+                        .iter_mut()
+                        .zip(&admission.charges)
+                        .zip(&readings)
+                    {
+                        if !reading.fits && charge.charge.limit.when_over == limit::WhenOver::Refuse
+                        {
+                            // Not charged (it was only told): nothing to give back.
+                            recorded.held.amount = 0;
+                        }
+                    }
+                    holds.insert(hold.key, State::Open(record), now.plus(hold.lifetime));
+                }
+                Decision {
+                    verdict: verdict.into(),
+                    now,
+                    readings,
+                }
+            }
+        }
+    }
+
+    /// Ends a reservation.
+    pub fn end(&self, ending: &Ending) -> Ended {
+        let mut holds = lock(&self.holds[shard_of(ending.key.as_bytes())]);
+        holds.expire(self.clock.now());
+        match holds.known.get_mut(&ending.key) {
+            Some(held) => match std::mem::replace(&mut held.state, State::Closed) {
+                State::Open(record) => {
+                    holds.open = holds.open.saturating_sub(1);
+                    let charges: Charges = record
+                        .charges
+                        .iter()
+                        .map(|recorded| Charge {
+                            key: recorded.key,
+                            charge: limit::Charge {
+                                limit: recorded.held.limit,
+                                amount: recorded.held.correction(ending.settlement),
+                                threshold: None,
+                                effect: limit::Effect::Record,
+                            },
+                            settles: true,
+                        })
+                        .collect();
+                    let (_, now, readings) = self.decide(&charges, Mode::Apply);
+                    Ended {
+                        result: EndResult::Settled(record),
+                        now,
+                        readings,
+                    }
+                }
+                before => {
+                    held.state = before;
+                    let now = self.clock.now();
+                    Ended {
+                        result: EndResult::Already,
+                        now,
+                        readings: Readings::new(),
+                    }
+                }
+            },
+            None if ending.fallback.is_empty() => {
+                let now = self.clock.now();
+                Ended {
+                    result: EndResult::Unknown,
+                    now,
+                    readings: Readings::new(),
+                }
+            }
+            None => {
+                let (_, now, readings) = self.decide(&ending.fallback, Mode::Apply);
+                holds.insert(ending.key, State::Reported, now.plus(ending.lifetime));
+                Ended {
+                    result: EndResult::Charged,
+                    now,
+                    readings,
+                }
+            }
+        }
+    }
+
+    /// Counts the reservations.
+    pub fn count_holds(&self) -> HoldCounts {
+        let now = self.clock.now();
+        let mut counts = HoldCounts::default();
+        for holds in &self.holds {
+            let mut holds = lock(holds);
+            holds.expire(now);
+            counts.open += holds.open;
+            counts.newly_expired += std::mem::take(&mut holds.newly_expired);
+        }
+        counts
+    }
+
+    /// How many buckets are remembered.
+    pub fn bucket_count(&self) -> usize {
+        self.shards
+            .iter()
+            .map(|shard| lock(shard).buckets.len())
+            .sum()
+    }
+
+    /// Forgets every bucket that is full again.
+    pub fn forget_full(&self) {
+        let now = self.clock.now();
+        for shard in &self.shards {
+            lock(shard).forget_full(now);
+        }
+    }
+
+    fn decide(&self, charges: &[Charge], mode: Mode) -> (limit::Verdict, Timestamp, Readings) {
+        let mut keys: SmallVec<[BucketKey; 8]> = SmallVec::new();
+        let mut slots: SmallVec<[usize; 8]> = SmallVec::new();
+        for charge in charges {
+            let known = keys.iter().position(|key| *key == charge.key);
+            slots.push(known.unwrap_or(keys.len()));
+            if known.is_none() {
+                keys.push(charge.key);
+            }
+        }
+        let mut wanted: SmallVec<[usize; 8]> =
+            keys.iter().map(|key| shard_of(key.as_bytes())).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut shards: SmallVec<[(usize, MutexGuard<'_, Shard>); 8]> = wanted
+            .into_iter()
+            .map(|index| (index, lock(&self.shards[index])))
+            .collect();
+
+        // After the locks are held: of two operations on one bucket, the later has the later time.
+        let now = self.clock.now();
+        let mut buckets: SmallVec<[Bucket; 8]> = keys
+            .iter()
+            .map(|key| {
+                let shard = shard_among(&mut shards, key);
+                shard
+                    .buckets
+                    .get(key)
+                    .map_or_else(Bucket::default, |entry| entry.bucket)
+            })
+            .collect();
+        let plain: SmallVec<[limit::Charge; 4]> =
+            charges.iter().map(|charge| charge.charge).collect();
+        let mut readings = Vec::with_capacity(charges.len());
+        let verdict = decide(&plain, &slots, &mut buckets, now, mode, &mut readings);
+
+        for (slot, (key, bucket)) in keys.iter().zip(&buckets).enumerate() {
+            let held_to = slots
+                .iter()
+                .rposition(|of| *of == slot)
+                .map(|last| plain[last].limit);
+            if let Some(limit) = held_to {
+                shard_among(&mut shards, key).put(*key, *bucket, &limit, now);
+            }
+        }
+        (verdict, now, Readings::from_vec(readings))
+    }
+}
+
+impl Shard {
+    fn put(&mut self, key: BucketKey, bucket: Bucket, limit: &limit::Limit, now: Timestamp) {
+        if bucket.spent == 0 {
+            self.buckets.remove(&key);
+            return;
+        }
+        let full_at = bucket
+            .until_full(limit, now)
+            .map_or(Timestamp::from_micros(u64::MAX), |wait| now.plus(wait));
+        self.buckets.insert(key, Entry { bucket, full_at });
+        if self.buckets.len() >= self.sweep_at {
+            self.forget_full(now);
+        }
+    }
+
+    fn forget_full(&mut self, now: Timestamp) {
+        self.buckets.retain(|_, entry| entry.full_at > now);
+        self.sweep_at = (self.buckets.len() * 2).max(FIRST_SWEEP);
+        if self.buckets.capacity() > self.sweep_at * 2 {
+            self.buckets.shrink_to(self.sweep_at);
+        }
+    }
+}
+
+impl Holds {
+    fn insert(&mut self, key: HoldKey, state: State, expires: Timestamp) {
+        if matches!(state, State::Open(_)) {
+            self.open += 1;
+        }
+        self.known.insert(key, Held { state, expires });
+        self.expiries.push(Reverse((expires, key)));
+    }
+
+    fn expire(&mut self, now: Timestamp) {
+        while let Some(Reverse((expires, key))) = self.expiries.peek().copied() {
+            if expires > now {
+                break;
+            }
+            self.expiries.pop();
+            if self
+                .known
+                .get(&key)
+                .is_none_or(|held| held.expires != expires)
+            {
+                continue;
+            }
+            if let Some(Held {
+                state: State::Open(_),
+                ..
+            }) = self.known.remove(&key)
+            {
+                self.open = self.open.saturating_sub(1);
+                self.newly_expired += 1;
+            }
+        }
+    }
+}
+
+impl From<limit::Verdict> for Verdict {
+    fn from(verdict: limit::Verdict) -> Self {
+        match verdict {
+            limit::Verdict::Admitted => Self::Admitted,
+            limit::Verdict::Refused => Self::Refused,
+        }
+    }
+}
+
+fn shard_of(key: &[u8; 16]) -> usize {
+    usize::from(key[15]) % SHARDS
+}
+
+fn shard_among<'a>(
+    shards: &'a mut [(usize, MutexGuard<'_, Shard>)],
+    key: &BucketKey,
+) -> &'a mut Shard {
+    let wanted = shard_of(key.as_bytes());
+    let place = shards.partition_point(|(index, _)| *index < wanted);
+    &mut shards[place].1
+}
+
+/// A panic while a lock was held leaves whole values behind (all changes are single assignments),
+/// so the lock is as good as before.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

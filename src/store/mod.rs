@@ -1,0 +1,219 @@
+//! Where buckets and reservations live.
+//!
+//! A store takes whole operations, not reads and writes: charges in, readings out, atomic over the
+//! operation. So no store can be used in a way that over-admits, and each can do it its own way:
+//! under a few locks ([`Memory`]) or in one script for many callers ([`Redis`]). All of them pass
+//! the same conformance suite and agree with [`crate::limit::decide`] to the last bit.
+
+mod hold;
+pub mod memory;
+pub mod redis;
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+pub use hold::{HoldKey, Record, RecordedCharge};
+pub use memory::Memory;
+pub use redis::Redis;
+
+use crate::limit::{self, Mode, Reading, Settlement, Timestamp};
+use crate::rules::BucketKey;
+
+/// The charges of one operation.
+pub type Charges = SmallVec<[Charge; 4]>;
+
+/// One reading for each charge, in their order.
+pub type Readings = SmallVec<[Reading; 4]>;
+
+/// A charge on a named bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// The bucket.
+    pub key: BucketKey,
+    /// What is charged.
+    pub charge: limit::Charge,
+    /// Whether a usage report replaces it: then it is left out where the report came first.
+    pub settles: bool,
+}
+
+/// The most charges that one operation may have.
+pub const MAX_CHARGES: usize = 1024;
+
+/// A request that wants in.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// What it costs; at most [`MAX_CHARGES`].
+    pub charges: Charges,
+    /// Whether it is charged or only looked at.
+    pub mode: Mode,
+    /// What to remember for its settlement.
+    pub hold: Option<Hold>,
+    /// What becomes of the charges if the store's answer comes too late to be heard: kept, because
+    /// the request was let through without it, or given back.
+    pub keep_when_late: bool,
+}
+
+/// A reservation to be made.
+#[derive(Clone, Debug)]
+pub struct Hold {
+    /// Its key.
+    pub key: HoldKey,
+    /// Whether the key was made for this admission, so that nobody can have used it before.
+    pub fresh: bool,
+    /// After which time it is forgotten, settled or not.
+    pub lifetime: Duration,
+    /// What to remember.
+    pub record: Record,
+}
+
+/// What became of an admission.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The outcome.
+    pub verdict: Verdict,
+    /// The store's time.
+    pub now: Timestamp,
+    /// How each charge came out.
+    pub readings: Readings,
+}
+
+/// The outcome of an admission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Admitted, and charged.
+    Admitted,
+    /// Refused.
+    Refused,
+    /// Its reservation exists already: the same request came twice. Admitted, not charged again.
+    Repeated,
+}
+
+/// A report that ends a reservation.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// The reservation.
+    pub key: HoldKey,
+    /// How it ends.
+    pub settlement: Settlement,
+    /// What to charge in full if no such reservation is known.
+    pub fallback: Charges,
+    /// How long to remember that the report came, in case its admission comes later.
+    pub lifetime: Duration,
+}
+
+/// What became of a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The outcome.
+    pub result: EndResult,
+    /// The store's time.
+    pub now: Timestamp,
+    /// How each charge came out: the reservation's, or the fallback's.
+    pub readings: Readings,
+}
+
+/// The outcome of a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndResult {
+    /// It ended before; nothing changed.
+    Already,
+    /// No such reservation; the fallback was charged.
+    Charged,
+    /// The reservation's charges were replaced.
+    Settled(Record),
+    /// No such reservation, and nothing to charge instead.
+    Unknown,
+}
+
+/// How many reservations there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HoldCounts {
+    /// Neither settled nor released nor expired.
+    pub open: u64,
+    /// Found expired without a report since the last count was taken. Each is found by one asker.
+    pub newly_expired: u64,
+}
+
+/// Why a store could not decide. Nothing is known about the charges: they may have been made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// No connection, or it broke. Worth another try.
+    #[error("no connection to the store: {0}")]
+    Connection(String),
+    /// More is waiting than the store's queue holds. Worth another try, later.
+    #[error("too many calls are waiting for the store")]
+    Overloaded,
+    /// The store answered with an error, or with something that is no answer. Somebody has to look.
+    #[error("the store failed: {0}")]
+    Rejected(String),
+    /// No answer within the deadline.
+    #[error("no answer from the store within its deadline")]
+    Timeout,
+}
+
+impl StoreError {
+    /// The kind, for a metric's label.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Connection(_) => "connection",
+            Self::Overloaded => "overloaded",
+            Self::Rejected(_) => "rejected",
+            Self::Timeout => "timeout",
+        }
+    }
+
+    /// All kinds.
+    pub const KINDS: [&'static str; 4] = ["connection", "overloaded", "rejected", "timeout"];
+}
+
+/// A store.
+#[derive(Debug)]
+pub enum Store {
+    /// In this process.
+    Memory(Memory),
+    /// In Redis, shared by all replicas.
+    Redis(Redis),
+}
+
+impl Store {
+    /// Decides over an admission.
+    pub async fn admit(&self, admission: Admission) -> Result<Decision, StoreError> {
+        match self {
+            Self::Memory(memory) => Ok(memory.admit(&admission)),
+            Self::Redis(redis) => redis.admit(admission).await,
+        }
+    }
+
+    /// Ends a reservation.
+    pub async fn end(&self, ending: Ending) -> Result<Ended, StoreError> {
+        match self {
+            Self::Memory(memory) => Ok(memory.end(&ending)),
+            Self::Redis(redis) => redis.end(ending).await,
+        }
+    }
+
+    /// Counts the reservations.
+    pub async fn count_holds(&self) -> Result<HoldCounts, StoreError> {
+        match self {
+            Self::Memory(memory) => Ok(memory.count_holds()),
+            Self::Redis(redis) => redis.count_holds().await,
+        }
+    }
+
+    /// Whether it answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Memory(_) => Ok(()),
+            Self::Redis(redis) => redis.ping().await,
+        }
+    }
+
+    /// What kind of store it is, for people.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "memory",
+            Self::Redis(_) => "redis",
+        }
+    }
+}

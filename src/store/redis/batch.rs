@@ -1,0 +1,302 @@
+//! Sending what has gathered.
+//!
+//! One call is under way at a time; what arrives meanwhile goes into the next. So nothing waits
+//! when there is no load, and under load the calls grow by themselves.
+//!
+//! **Deadlines.** An operation that is not answered by its deadline is answered with
+//! [`StoreError::Timeout`]. The call goes on without it: when Redis answers after all, an admission
+//! that was charged for a caller who was refused, or who has gone, is given back. A few calls may
+//! be on their way like this; with more than that, Redis is stuck, and operations fail at once
+//! instead of piling up.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use redis::{Cmd, ErrorKind, ServerErrorKind, Value};
+use tokio::sync::{mpsc, oneshot};
+
+use super::connection::{Connection, Link};
+use super::script::{self, Answer, Call, MAX_KEYS, Operation};
+use super::{CallReport, Options, REPORT_DEADLINE, StoreError};
+use crate::clock;
+use crate::limit::{Effect, Mode, Settlement, WhenOver};
+use crate::store::{Admission, Charges, Decision, Ending, Verdict};
+
+/// How many operations go into one call.
+const MAX_OPERATIONS: usize = 512;
+
+/// How many calls may be under way after their operations gave up on them.
+const MAX_LATE_CALLS: usize = 4;
+
+/// An operation with somebody waiting for it, or with nobody: then it only has to be done.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) operation: Operation,
+    pub(super) reply: Option<oneshot::Sender<Result<Answer, StoreError>>>,
+    pub(super) deadline: Instant,
+    /// Whether its charges stay if nobody hears of them.
+    pub(super) keep: bool,
+}
+
+type Reply = Pin<Box<dyn Future<Output = Result<Vec<u8>, StoreError>> + Send>>;
+
+/// Sends operations until all handles of the queue are gone.
+pub(super) async fn run(
+    mut pending: mpsc::Receiver<Pending>,
+    queue: mpsc::WeakSender<Pending>,
+    link: Link,
+    options: Options,
+) {
+    let sha = redis::Script::new(script::SOURCE).get_hash().to_owned();
+    let late = Arc::new(AtomicUsize::new(0));
+    let mut call = Call::default();
+    let mut batch: Vec<Pending> = Vec::new();
+    let mut carried = None;
+    loop {
+        let first = match carried.take() {
+            Some(first) => first,
+            None => match pending.recv().await {
+                Some(first) => first,
+                None => return,
+            },
+        };
+        gather(first, &mut pending, &mut batch, &mut carried);
+        if batch.is_empty() {
+            continue;
+        }
+        if late.load(Ordering::Acquire) >= MAX_LATE_CALLS {
+            fail(&mut batch, &StoreError::Timeout);
+            continue;
+        }
+
+        let begun = clock::instant();
+        let deadline = batch
+            .iter()
+            .map(|pending| pending.deadline)
+            .min()
+            .unwrap_or(begun);
+        let connection = tokio::select! {
+            biased;
+            connection = link.connection() => connection,
+            () = tokio::time::sleep_until(deadline.into()) => Err(StoreError::Timeout),
+        };
+        let connection = match connection {
+            Ok(connection) => connection,
+            Err(error) => {
+                report(&options, batch.len(), begun, Some(&error));
+                fail(&mut batch, &error);
+                continue;
+            }
+        };
+
+        call.clear();
+        for pending in &batch {
+            call.push(&pending.operation);
+        }
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&sha);
+        let time = options.clock.as_ref().map(crate::clock::ManualClock::now);
+        call.arguments(&options.prefix, time, |argument| {
+            command.arg(argument);
+        });
+        let mut reply: Reply = Box::pin(evaluate(connection, command));
+        tokio::select! {
+            biased;
+            result = &mut reply => {
+                report(&options, batch.len(), begun, result.as_ref().err());
+                deliver(&mut batch, result, &queue);
+            }
+            () = tokio::time::sleep_until(deadline.into()) => {
+                report(&options, batch.len(), begun, Some(&StoreError::Timeout));
+                let abandoned = abandon(&mut batch);
+                let queue = queue.clone();
+                let late = Arc::clone(&late);
+                late.fetch_add(1, Ordering::AcqRel);
+                tokio::spawn(async move {
+                    let mut abandoned = abandoned;
+                    let result = reply.await;
+                    deliver(&mut abandoned, result, &queue);
+                    late.fetch_sub(1, Ordering::AcqRel);
+                });
+            }
+        }
+    }
+}
+
+/// Fills `batch` with what waits already. What nobody waits for any more is left out: an admission
+/// whose caller has gone was not charged yet, and one past its deadline is told so.
+fn gather(
+    first: Pending,
+    pending: &mut mpsc::Receiver<Pending>,
+    batch: &mut Vec<Pending>,
+    carried: &mut Option<Pending>,
+) {
+    batch.clear();
+    let now = clock::instant();
+    let mut keys = 0;
+    let mut next = Some(first);
+    while let Some(candidate) = next.take() {
+        let admission = matches!(candidate.operation, Operation::Admit(_));
+        let gone = candidate
+            .reply
+            .as_ref()
+            .is_some_and(oneshot::Sender::is_closed);
+        if admission && gone {
+            // Left out.
+        } else if candidate.reply.is_some() && candidate.deadline <= now {
+            fail(&mut vec![candidate], &StoreError::Timeout);
+        } else {
+            keys += candidate.operation.key_count();
+            if keys > MAX_KEYS && !batch.is_empty() {
+                *carried = Some(candidate);
+                return;
+            }
+            batch.push(candidate);
+        }
+        if batch.len() < MAX_OPERATIONS {
+            next = pending.try_recv().ok();
+        }
+    }
+}
+
+async fn evaluate(mut connection: Connection, command: Cmd) -> Result<Vec<u8>, StoreError> {
+    let mut result = connection.commands.send_packed_command(&command).await;
+    let unknown =
+        |error: &redis::RedisError| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript);
+    if result.as_ref().is_err_and(unknown) {
+        // Redis restarted, or somebody flushed its scripts. Nothing was done yet.
+        let mut load = redis::cmd("SCRIPT");
+        load.arg("LOAD").arg(script::SOURCE);
+        result = match connection.commands.send_packed_command(&load).await {
+            Ok(_) => connection.commands.send_packed_command(&command).await,
+            Err(error) => Err(error),
+        };
+    }
+    match result {
+        Ok(Value::BulkString(bytes)) => Ok(bytes),
+        Ok(_) => Err(StoreError::Rejected(
+            "the script returned no string".to_owned(),
+        )),
+        Err(error) => Err(connection.failed(&error)),
+    }
+}
+
+/// Hands out the answers. What cannot be handed out is undone.
+fn deliver(
+    batch: &mut Vec<Pending>,
+    result: Result<Vec<u8>, StoreError>,
+    queue: &mpsc::WeakSender<Pending>,
+) {
+    let answers = result.and_then(|bytes| {
+        let operations: Vec<&Operation> = batch.iter().map(|pending| &pending.operation).collect();
+        script::read_answers(&bytes, &operations)
+            .map_err(|error| StoreError::Rejected(error.to_string()))
+    });
+    let answers = match answers {
+        Ok(answers) => answers,
+        Err(error) => return fail(batch, &error),
+    };
+    for (pending, answer) in batch.drain(..).zip(answers) {
+        let unheard = match pending.reply {
+            Some(reply) => match reply.send(Ok(answer)) {
+                Ok(()) => continue,
+                Err(unheard) => unheard.ok(),
+            },
+            None => Some(answer),
+        };
+        if !pending.keep
+            && let (Operation::Admit(admission), Some(Answer::Admit(decision))) =
+                (pending.operation, unheard)
+            && let Some(undo) = undo(&admission, &decision)
+            && let Some(queue) = queue.upgrade()
+        {
+            let deadline = clock::instant() + REPORT_DEADLINE;
+            // If the queue is full, the charge stays: too much is charged rather than too little.
+            drop(queue.try_send(Pending {
+                operation: undo,
+                reply: None,
+                deadline,
+                keep: true,
+            }));
+        }
+    }
+}
+
+/// What gives back the charges of an admission that nobody heard of.
+fn undo(admission: &Admission, decision: &Decision) -> Option<Operation> {
+    if decision.verdict != Verdict::Admitted || admission.mode == Mode::Peek {
+        return None;
+    }
+    if let Some(hold) = &admission.hold {
+        return Some(Operation::End(Ending {
+            key: hold.key,
+            settlement: Settlement::Release,
+            fallback: Charges::new(),
+            lifetime: hold.lifetime,
+        }));
+    }
+    let charges: Charges = admission
+        .charges
+        .iter()
+        .zip(&decision.readings)
+        .filter(|(charge, reading)| {
+            reading.fits || charge.charge.limit.when_over == WhenOver::Charge
+        })
+        .map(|(charge, _)| {
+            let mut charge = *charge;
+            charge.charge.amount = charge.charge.amount.saturating_neg();
+            charge.charge.effect = Effect::Record;
+            charge
+        })
+        .filter(|charge| charge.charge.amount != 0)
+        .collect();
+    let nothing = charges.is_empty();
+    let refund = Admission {
+        charges,
+        mode: Mode::Apply,
+        hold: None,
+        keep_when_late: true,
+    };
+    (!nothing).then_some(Operation::Admit(refund))
+}
+
+fn fail(batch: &mut Vec<Pending>, error: &StoreError) {
+    for pending in batch.drain(..) {
+        if let Some(reply) = pending.reply {
+            // Whoever does not wait any more needs no error.
+            drop(reply.send(Err(error.clone())));
+        }
+    }
+}
+
+/// Answers everybody with a timeout. Whoever heard it has decided by its own rule, which says
+/// whether the charges stay; who had gone before gets them back.
+fn abandon(batch: &mut Vec<Pending>) -> Vec<Pending> {
+    batch
+        .drain(..)
+        .map(|mut pending| {
+            let heard = pending
+                .reply
+                .take()
+                .is_some_and(|reply| reply.send(Err(StoreError::Timeout)).is_ok());
+            if let Operation::Admit(admission) = &pending.operation {
+                pending.keep |= heard && admission.keep_when_late;
+            }
+            pending
+        })
+        .collect()
+}
+
+fn report(options: &Options, operations: usize, begun: Instant, error: Option<&StoreError>) {
+    if let Some(on_call) = &options.on_call {
+        let took = clock::instant().saturating_duration_since(begun);
+        on_call(&CallReport {
+            operations,
+            took,
+            error: error.cloned(),
+        });
+    }
+}

@@ -1,0 +1,175 @@
+//! The connection, and getting it back.
+//!
+//! One multiplexed connection. When it breaks, whatever was under way fails (nobody knows whether
+//! Redis did it), and the next use connects again, at most every so often. A connection that Redis
+//! closed while nothing was under way (a restart, an idle timeout) is noticed when it closes, so
+//! its replacement is made before the next use can fail.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo as _};
+use secrecy::ExposeSecret as _;
+
+use super::{Options, StoreError};
+use crate::clock;
+
+/// How long a single response may take before its connection is given up on. Operations have given
+/// up long before.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A way to Redis. Copies share the connection.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    client: Client,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Held while somebody connects, so that only one does.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connection: Option<Connection>,
+    pause: Duration,
+    not_before: Option<Instant>,
+    last_error: String,
+}
+
+/// A connection, and whether it is known to be closed.
+#[derive(Clone, Debug)]
+pub(super) struct Connection {
+    pub(super) commands: MultiplexedConnection,
+    closed: Arc<AtomicBool>,
+}
+
+impl Link {
+    pub(super) fn new(options: &Options) -> Result<Self, StoreError> {
+        let invalid = |error: redis::RedisError| {
+            StoreError::Rejected(format!("this is no Redis URL: {error}"))
+        };
+        let info = options
+            .url
+            .expose_secret()
+            .into_connection_info()
+            .map_err(invalid)?;
+        // RESP3, because only there does the client tell when a connection closes.
+        let settings = info
+            .redis_settings()
+            .clone()
+            .set_protocol(redis::ProtocolVersion::RESP3);
+        let client = Client::open(info.set_redis_settings(settings)).map_err(invalid)?;
+        Ok(Self {
+            client,
+            shared: Arc::default(),
+        })
+    }
+
+    /// The connection, made anew if there is none.
+    pub(super) async fn connection(&self) -> Result<Connection, StoreError> {
+        if let Some(connection) = self.open_connection() {
+            return Ok(connection);
+        }
+        let _one_at_a_time = self.shared.connecting.lock().await;
+        if let Some(connection) = self.open_connection() {
+            return Ok(connection);
+        }
+        {
+            let state = self.state();
+            if state
+                .not_before
+                .is_some_and(|not_before| clock::instant() < not_before)
+            {
+                return Err(StoreError::Connection(state.last_error.clone()));
+            }
+        }
+        // In a task of its own, so that whoever gives up waiting does not end the attempt.
+        let attempt = tokio::spawn(connect(self.client.clone()));
+        let result = match attempt.await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let mut state = self.state();
+        match result {
+            Ok(connection) => {
+                state.connection = Some(connection.clone());
+                state.pause = Duration::ZERO;
+                state.not_before = None;
+                Ok(connection)
+            }
+            Err(error) => {
+                state.pause = (state.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+                state.not_before = Some(clock::instant() + state.pause);
+                state.last_error.clone_from(&error);
+                Err(StoreError::Connection(error))
+            }
+        }
+    }
+
+    /// Asks for something on the side: not part of a decision.
+    pub(super) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
+        let mut connection = self.connection().await?;
+        match connection.commands.send_packed_command(command).await {
+            Ok(value) => redis::from_redis_value(value)
+                .map_err(|error| StoreError::Rejected(error.to_string())),
+            Err(error) => Err(connection.failed(&error)),
+        }
+    }
+
+    fn open_connection(&self) -> Option<Connection> {
+        self.state()
+            .connection
+            .as_ref()
+            .filter(|connection| !connection.closed.load(Ordering::Acquire))
+            .cloned()
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.shared
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connection {
+    /// Says what an error means, and gives up on the connection if it is to blame.
+    pub(super) fn failed(&self, error: &redis::RedisError) -> StoreError {
+        if error.is_io_error()
+            || error.is_connection_dropped()
+            || error.is_timeout()
+            || error.is_unrecoverable_error()
+        {
+            self.closed.store(true, Ordering::Release);
+            return StoreError::Connection(error.to_string());
+        }
+        StoreError::Rejected(error.to_string())
+    }
+}
+
+async fn connect(client: Client) -> Result<Connection, redis::RedisError> {
+    let closed = Arc::new(AtomicBool::new(false));
+    let tell = Arc::clone(&closed);
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(RESPONSE_TIMEOUT))
+        .set_push_sender(move |push: redis::PushInfo| {
+            if push.kind == redis::PushKind::Disconnection {
+                tell.store(true, Ordering::Release);
+            }
+            Ok::<(), std::convert::Infallible>(())
+        });
+    let commands = client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await?;
+    Ok(Connection { commands, closed })
+}

@@ -1,0 +1,197 @@
+//! Buckets in Redis (or Valkey), shared by all replicas.
+//!
+//! Everything an operation needs happens in one Lua script, so it is atomic, and time is the
+//! server's, so replicas need not agree about theirs. Operations that arrive while a call is under
+//! way are sent together as the next one ([`batch`]): under load many cost one round trip, and
+//! when idle none waits.
+//!
+//! What it needs: Redis 6 or newer (`KEEPTTL`, RESP3) or any Valkey, and a `maxmemory-policy` that
+//! evicts nothing: an evicted bucket is a full one.
+
+mod batch;
+mod codec;
+mod connection;
+mod record;
+mod script;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use self::batch::Pending;
+use self::connection::Link;
+use self::script::{Answer, Operation, open_holds_key};
+use super::{Admission, Decision, Ended, Ending, HoldCounts, StoreError};
+use crate::clock::{self, ManualClock};
+
+/// How to reach Redis and how long to wait for it.
+#[derive(Clone)]
+pub struct Options {
+    /// `redis://[user:password@]host:port[/db]` or `rediss://…`.
+    pub url: secrecy::SecretString,
+    /// What all keys start with.
+    pub prefix: String,
+    /// How long an admission waits for its answer, from the moment it is asked.
+    pub deadline: Duration,
+    /// How many operations may wait at one moment.
+    pub queue: usize,
+    /// Where the time comes from, if not from Redis: for tests.
+    pub clock: Option<ManualClock>,
+    /// Told of every call that was made.
+    pub on_call: Option<Arc<dyn Fn(&CallReport) + Send + Sync>>,
+}
+
+impl Options {
+    /// The defaults for `url`: keys `tollgate:…`, 15 ms, 16,384 waiting.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: secrecy::SecretString::from(url.into()),
+            prefix: "tollgate:".to_owned(),
+            deadline: Duration::from_millis(15),
+            queue: 16_384,
+            clock: None,
+            on_call: None,
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("prefix", &self.prefix)
+            .field("deadline", &self.deadline)
+            .field("queue", &self.queue)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One call that was made.
+#[derive(Debug)]
+pub struct CallReport {
+    /// How many operations it carried.
+    pub operations: usize,
+    /// How long it took.
+    pub took: Duration,
+    /// How it failed, if it did.
+    pub error: Option<StoreError>,
+}
+
+/// The Redis store. Copies share one queue and one connection.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    queue: mpsc::Sender<Pending>,
+    link: Link,
+    deadline: Duration,
+    prefix: Arc<str>,
+    clock: Option<ManualClock>,
+}
+
+/// How long a report may wait: nobody is kept waiting by it, and losing it loses count.
+const REPORT_DEADLINE: Duration = Duration::from_secs(1);
+
+impl Redis {
+    /// Starts the store on the current tokio runtime. Connects when first asked; until Redis is
+    /// there, operations fail with [`StoreError::Connection`].
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Rejected`] if the URL is none.
+    pub fn start(options: Options) -> Result<Self, StoreError> {
+        let link = Link::new(&options)?;
+        let (queue, pending) = mpsc::channel(options.queue);
+        let store = Self {
+            queue: queue.clone(),
+            link: link.clone(),
+            deadline: options.deadline,
+            prefix: Arc::from(options.prefix.as_str()),
+            clock: options.clock.clone(),
+        };
+        tokio::spawn(batch::run(pending, queue.downgrade(), link, options));
+        Ok(store)
+    }
+
+    /// Decides over an admission.
+    pub async fn admit(&self, admission: Admission) -> Result<Decision, StoreError> {
+        match self.ask(Operation::Admit(admission), self.deadline).await? {
+            Answer::Admit(decision) => Ok(decision),
+            Answer::End(_) => Err(StoreError::Rejected("answers out of order".to_owned())),
+        }
+    }
+
+    /// Ends a reservation.
+    pub async fn end(&self, ending: Ending) -> Result<Ended, StoreError> {
+        match self
+            .ask(Operation::End(ending), self.deadline.max(REPORT_DEADLINE))
+            .await?
+        {
+            Answer::End(ended) => Ok(ended),
+            Answer::Admit(_) => Err(StoreError::Rejected("answers out of order".to_owned())),
+        }
+    }
+
+    /// Counts the reservations. Those found expired are taken out of the count, so that only one
+    /// asker finds each.
+    pub async fn count_holds(&self) -> Result<HoldCounts, StoreError> {
+        let mut command = ::redis::cmd("EVAL");
+        command
+            .arg(COUNT_HOLDS)
+            .arg(1)
+            .arg(open_holds_key(&self.prefix));
+        if let Some(clock) = &self.clock {
+            command.arg(clock.now().as_micros());
+        }
+        let (open, newly_expired): (u64, u64) = self.link.ask(&command).await?;
+        Ok(HoldCounts {
+            open,
+            newly_expired,
+        })
+    }
+
+    /// Whether Redis answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.link
+            .ask::<String>(&::redis::cmd("PING"))
+            .await
+            .map(drop)
+    }
+
+    async fn ask(&self, operation: Operation, wait: Duration) -> Result<Answer, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let asked = clock::instant();
+        let pending = Pending {
+            operation,
+            reply: Some(reply),
+            deadline: asked + wait,
+            keep: false,
+        };
+        self.queue.try_send(pending).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => {
+                StoreError::Connection("the store was stopped".to_owned())
+            }
+        })?;
+        answer.await.unwrap_or_else(|_| {
+            Err(StoreError::Connection(
+                "the store stopped without an answer".to_owned(),
+            ))
+        })
+    }
+}
+
+/// Adds up the open reservations and takes out the minutes that have passed.
+const COUNT_HOLDS: &str = r"
+local now = ARGV[1] and tonumber(ARGV[1]) / 1000000 or tonumber(redis.call('TIME')[1])
+local fields = redis.call('HGETALL', KEYS[1])
+local open, expired = 0, 0
+for i = 1, #fields, 2 do
+  if (tonumber(fields[i]) + 1) * 60 <= now then
+    expired = expired + math.max(0, tonumber(fields[i + 1]))
+    redis.call('HDEL', KEYS[1], fields[i])
+  else
+    open = open + tonumber(fields[i + 1])
+  end
+end
+return { math.max(0, open), expired }
+";

@@ -1,0 +1,228 @@
+//! How a reservation is written in Redis. The script reads the charges; the texts behind them are
+//! for us.
+//!
+//! A count of two bytes, then 91 bytes a charge, then the domain and each charge's label, each
+//! after its length in two bytes. All little-endian. A charge:
+//!
+//! | bytes | |
+//! |---|---|
+//! | 22 | the bucket's key |
+//! | 1 | flags: 1 fixed window, 2 charge when over, 4 counts hits, 8 missing usage releases, 16 oversize when full, 32 zero passes at zero |
+//! | 5 × 8 | doubles: numerator and denominator of the rate, amount, fixed part, period |
+//! | 4 × 4 | the weights of the token measures, in thousandths |
+//! | 8 + 4 | a double: the burst; nothing |
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::super::{Record, RecordedCharge};
+use super::codec::{Malformed, Reader, put_count, put_number};
+use crate::limit::{
+    Algorithm, Formula, HeldCharge, Limit, MissingUsage, Oversize, Rate, Weight, WhenOver, ZeroCost,
+};
+use crate::rules::BucketKey;
+
+const FIXED_WINDOW: u8 = 1;
+const CHARGE_WHEN_OVER: u8 = 2;
+const COUNTS_HITS: u8 = 4;
+const MISSING_RELEASES: u8 = 8;
+const WHEN_FULL: u8 = 16;
+const PASSES_AT_ZERO: u8 = 32;
+
+/// The flags of a limit that the script acts on.
+pub(super) fn limit_flags(limit: &Limit) -> u8 {
+    let mut flags = 0;
+    if limit.algorithm == Algorithm::FixedWindow {
+        flags |= FIXED_WINDOW;
+    }
+    if limit.when_over == WhenOver::Charge {
+        flags |= CHARGE_WHEN_OVER;
+    }
+    flags
+}
+
+/// Appends a record.
+pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
+    put_count(out, record.charges.len());
+    for RecordedCharge { key, held, .. } in &record.charges {
+        let mut flags = limit_flags(&held.limit);
+        for (set, flag) in [
+            (held.formula.counts_hits(), COUNTS_HITS),
+            (
+                held.missing_usage == MissingUsage::Release,
+                MISSING_RELEASES,
+            ),
+            (held.limit.oversize == Oversize::WhenFull, WHEN_FULL),
+            (
+                held.limit.zero_cost == ZeroCost::PassesAtZero,
+                PASSES_AT_ZERO,
+            ),
+        ] {
+            if set {
+                flags |= flag;
+            }
+        }
+        out.extend_from_slice(key.to_string().as_bytes());
+        out.push(flags);
+        let rate = held.limit.rate;
+        for number in [
+            rate.numerator(),
+            rate.denominator(),
+            held.amount,
+            held.fixed,
+            rate.period_micros(),
+        ] {
+            put_number(out, number);
+        }
+        for weight in held.formula.tokens {
+            out.extend_from_slice(&weight.thousandths().to_le_bytes());
+        }
+        put_number(out, held.limit.burst);
+        out.extend_from_slice(&[0; 4]);
+    }
+    let labels = record.charges.iter().map(|charge| &charge.label);
+    for text in std::iter::once(&record.domain).chain(labels) {
+        let text = text.as_bytes();
+        let text = &text[..text.len().min(usize::from(u16::MAX))];
+        put_count(out, text.len());
+        out.extend_from_slice(text);
+    }
+}
+
+/// Reads what [`encode`] wrote.
+pub(super) fn decode(bytes: &[u8]) -> Result<Record, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let count = reader.count()?;
+    let mut charges = Vec::with_capacity(count);
+    for _ in 0..count {
+        charges.push(decode_charge(&mut reader)?);
+    }
+    let domain = text(&mut reader)?;
+    for charge in &mut charges {
+        charge.label = text(&mut reader)?;
+    }
+    Ok(Record { domain, charges })
+}
+
+fn decode_charge(reader: &mut Reader<'_>) -> Result<RecordedCharge, Malformed> {
+    let mut key = [0; 16];
+    let decoded = URL_SAFE_NO_PAD
+        .decode(reader.bytes(22)?)
+        .map_err(|_| Malformed)?;
+    key.copy_from_slice(decoded.get(..16).ok_or(Malformed)?);
+    let flags = reader.byte()?;
+    let numerator = reader.number()?;
+    let denominator = reader.number()?.max(1);
+    let amount = reader.number()?;
+    let fixed = reader.number()?;
+    let period = reader.number()?;
+    let mut tokens = [Weight::ZERO; 4];
+    for weight in &mut tokens {
+        *weight = Weight::from_thousandths(reader.weight()?).ok_or(Malformed)?;
+    }
+    let burst = reader.number()?;
+    reader.bytes(4)?;
+    let per_period = numerator
+        .checked_mul(period / denominator)
+        .ok_or(Malformed)?;
+    let limit = Limit {
+        algorithm: if flags & FIXED_WINDOW == 0 {
+            Algorithm::TokenBucket
+        } else {
+            Algorithm::FixedWindow
+        },
+        rate: Rate::new(per_period, Duration::from_micros(period)).map_err(|_| Malformed)?,
+        burst,
+        when_over: if flags & CHARGE_WHEN_OVER == 0 {
+            WhenOver::Refuse
+        } else {
+            WhenOver::Charge
+        },
+        oversize: if flags & WHEN_FULL == 0 {
+            Oversize::Refuse
+        } else {
+            Oversize::WhenFull
+        },
+        zero_cost: if flags & PASSES_AT_ZERO == 0 {
+            ZeroCost::NeedsRoom
+        } else {
+            ZeroCost::PassesAtZero
+        },
+    };
+    let hits = if flags & COUNTS_HITS == 0 {
+        Weight::ZERO
+    } else {
+        Weight::ONE
+    };
+    Ok(RecordedCharge {
+        key: BucketKey::from_bytes(key),
+        label: Arc::from(""),
+        held: HeldCharge {
+            limit,
+            amount,
+            fixed,
+            formula: Formula {
+                requests: Weight::ZERO,
+                hits,
+                tokens,
+            },
+            missing_usage: if flags & MISSING_RELEASES == 0 {
+                MissingUsage::Keep
+            } else {
+                MissingUsage::Release
+            },
+        },
+    })
+}
+
+fn text(reader: &mut Reader<'_>) -> Result<Arc<str>, Malformed> {
+    let length = reader.count()?;
+    Ok(Arc::from(String::from_utf8_lossy(reader.bytes(length)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::Identity;
+
+    #[test]
+    fn a_record_reads_as_it_was_written() {
+        let charge = |algorithm, zero_cost, amount| RecordedCharge {
+            key: BucketKey::of(Identity::of(&["x"]), [("k", "v")]),
+            label: Arc::from("tenant-tokens"),
+            held: HeldCharge {
+                limit: Limit {
+                    algorithm,
+                    rate: Rate::new(450_000, Duration::from_mins(1)).unwrap(),
+                    burst: 900_000,
+                    when_over: WhenOver::Charge,
+                    oversize: Oversize::WhenFull,
+                    zero_cost,
+                },
+                amount,
+                fixed: 1,
+                formula: Formula {
+                    requests: Weight::ZERO,
+                    ..Formula::TOKENS
+                },
+                missing_usage: MissingUsage::Release,
+            },
+        };
+        let record = Record {
+            domain: Arc::from("llm"),
+            charges: vec![
+                charge(Algorithm::TokenBucket, ZeroCost::NeedsRoom, 800),
+                charge(Algorithm::FixedWindow, ZeroCost::PassesAtZero, 1 << 50),
+            ],
+        };
+        let mut bytes = Vec::new();
+        encode(&record, &mut bytes);
+        assert_eq!(decode(&bytes), Ok(record));
+        for cut in 0..bytes.len() {
+            assert_eq!(decode(&bytes[..cut]), Err(Malformed), "cut at {cut}");
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! One call of the script: operations in, one string out.
+
+use hashbrown::HashMap;
+
+use super::codec::{Malformed, Reader, put_count, put_number, put_signed};
+use super::record;
+use crate::limit::{Algorithm, Bucket, Effect, Limit, Mode, Reading, Settlement, Timestamp, Usage};
+use crate::rules::BucketKey;
+use crate::store::{
+    Admission, Charge, Charges, Decision, EndResult, Ended, Ending, HoldKey, Readings, Verdict,
+};
+
+/// The script.
+pub(super) const SOURCE: &str = include_str!("script.lua");
+
+/// The most distinct keys in one call: Lua's stack holds 8,000 values.
+pub(super) const MAX_KEYS: usize = 4000;
+
+/// What is asked of Redis.
+#[derive(Debug)]
+pub(super) enum Operation {
+    Admit(Admission),
+    End(Ending),
+}
+
+/// What it answers.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Admit(Decision),
+    End(Ended),
+}
+
+impl Operation {
+    /// An upper bound of the keys it adds to a call.
+    pub(super) fn key_count(&self) -> usize {
+        match self {
+            Self::Admit(admission) => admission.charges.len() + 1,
+            Self::End(ending) => ending.fallback.len() + 1,
+        }
+    }
+}
+
+/// A call being put together. Reused from call to call, so that its tables keep their memory.
+#[derive(Debug, Default)]
+pub(super) struct Call {
+    buckets: HashMap<BucketKey, usize, foldhash::quality::RandomState>,
+    bucket_names: Vec<BucketKey>,
+    holds: HashMap<HoldKey, usize, foldhash::quality::RandomState>,
+    hold_names: Vec<HoldKey>,
+    limits: HashMap<Limit, usize, foldhash::quality::RandomState>,
+    limit_bytes: Vec<u8>,
+    operation_bytes: Vec<u8>,
+}
+
+impl Call {
+    /// Empties it.
+    pub(super) fn clear(&mut self) {
+        self.buckets.clear();
+        self.bucket_names.clear();
+        self.holds.clear();
+        self.hold_names.clear();
+        self.limits.clear();
+        self.limit_bytes.clear();
+        self.operation_bytes.clear();
+    }
+
+    /// Adds an operation.
+    pub(super) fn push(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Admit(admission) => self.push_admission(admission),
+            Operation::End(ending) => self.push_ending(ending),
+        }
+    }
+
+    /// The keys and arguments, written through `argument`; first the number of keys.
+    pub(super) fn arguments(
+        &self,
+        prefix: &str,
+        time: Option<Timestamp>,
+        mut argument: impl FnMut(&[u8]),
+    ) {
+        let key_count = self.bucket_names.len() + self.hold_names.len() + 1;
+        argument(key_count.to_string().as_bytes());
+        let mut name = String::with_capacity(prefix.len() + 24);
+        for key in &self.bucket_names {
+            write_name(&mut name, prefix, "b:", key);
+            argument(name.as_bytes());
+        }
+        for key in &self.hold_names {
+            write_name(&mut name, prefix, "h:", key);
+            argument(name.as_bytes());
+        }
+        argument(open_holds_key(prefix).as_bytes());
+
+        let bucket_prefix = format!("{prefix}b:");
+        let mut header = Vec::with_capacity(self.limit_bytes.len() + 16);
+        put_count(&mut header, self.bucket_names.len());
+        header.push(u8::try_from(bucket_prefix.len()).unwrap_or(u8::MAX));
+        header.extend_from_slice(bucket_prefix.as_bytes());
+        put_count(&mut header, self.limits.len());
+        header.extend_from_slice(&self.limit_bytes);
+        argument(&header);
+        argument(&self.operation_bytes);
+        if let Some(time) = time {
+            argument(time.as_micros().to_string().as_bytes());
+        }
+    }
+
+    fn push_admission(&mut self, admission: &Admission) {
+        let mut flags = 0;
+        if admission.mode == Mode::Peek {
+            flags |= 1;
+        }
+        if let Some(hold) = &admission.hold {
+            flags |= if hold.fresh { 2 | 4 } else { 2 };
+        }
+        self.operation_bytes.extend_from_slice(&[1, flags]);
+        self.push_charges(&admission.charges);
+        if let Some(hold) = &admission.hold {
+            let slot = self.hold_slot(hold.key);
+            put_count(&mut self.operation_bytes, slot);
+            put_number(&mut self.operation_bytes, micros(hold.lifetime));
+            let length_at = self.operation_bytes.len();
+            self.operation_bytes.extend_from_slice(&[0; 4]);
+            record::encode(&hold.record, &mut self.operation_bytes);
+            let length = self.operation_bytes.len() - length_at - 4;
+            let length = u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
+            self.operation_bytes[length_at..length_at + 4].copy_from_slice(&length);
+        }
+    }
+
+    fn push_ending(&mut self, ending: &Ending) {
+        self.operation_bytes.push(2);
+        let slot = self.hold_slot(ending.key);
+        put_count(&mut self.operation_bytes, slot);
+        put_number(&mut self.operation_bytes, micros(ending.lifetime));
+        let (kind, counts) = match ending.settlement {
+            Settlement::Release => (0, [0; 4]),
+            Settlement::Settle(Usage::Measured(counts)) => (1, counts),
+            Settlement::Settle(Usage::Missing) => (2, [0; 4]),
+            Settlement::Settle(Usage::Total(total)) => (3, [total, 0, 0, 0]),
+        };
+        self.operation_bytes.push(kind);
+        for count in counts {
+            put_number(&mut self.operation_bytes, count);
+        }
+        self.push_charges(&ending.fallback);
+    }
+
+    /// A count, then slot, limit, effect, amount and threshold of each.
+    fn push_charges(&mut self, charges: &[Charge]) {
+        put_count(&mut self.operation_bytes, charges.len());
+        for Charge {
+            key,
+            charge,
+            settles,
+        } in charges
+        {
+            let names = &mut self.bucket_names;
+            let slot = *self.buckets.entry(*key).or_insert_with(|| {
+                names.push(*key);
+                names.len()
+            });
+            let next = self.limits.len() + 1;
+            let bytes = &mut self.limit_bytes;
+            let limit = *self.limits.entry(charge.limit).or_insert_with(|| {
+                bytes.push(record::limit_flags(&charge.limit));
+                put_number(bytes, charge.limit.rate.numerator());
+                put_number(bytes, charge.limit.rate.denominator());
+                put_number(bytes, charge.limit.rate.period_micros());
+                next
+            });
+            let effect = match charge.effect {
+                Effect::Enforce => 0,
+                Effect::Quota => 1,
+                Effect::Record => 2,
+                Effect::Shadow => 3,
+            };
+            let out = &mut self.operation_bytes;
+            put_count(out, slot);
+            put_count(out, limit);
+            out.push(effect | if *settles { 8 } else { 0 });
+            put_signed(out, charge.amount);
+            match charge.threshold {
+                Some(threshold) => put_number(out, threshold),
+                None => put_signed(out, -1),
+            }
+        }
+    }
+
+    fn hold_slot(&mut self, key: HoldKey) -> usize {
+        let names = &mut self.hold_names;
+        *self.holds.entry(key).or_insert_with(|| {
+            names.push(key);
+            names.len()
+        })
+    }
+}
+
+/// Reads the answers to `operations`, in their order.
+pub(super) fn read_answers(
+    bytes: &[u8],
+    operations: &[&Operation],
+) -> Result<Vec<Answer>, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let now = Timestamp::from_micros(reader.number()?);
+    operations
+        .iter()
+        .map(|operation| match operation {
+            Operation::Admit(admission) => {
+                let verdict = match reader.byte()? {
+                    b'A' => Verdict::Admitted,
+                    b'P' => Verdict::Repeated,
+                    b'R' => Verdict::Refused,
+                    _ => return Err(Malformed),
+                };
+                let readings = read_readings(&mut reader, limits_of(&admission.charges), now)?;
+                Ok(Answer::Admit(Decision {
+                    verdict,
+                    now,
+                    readings,
+                }))
+            }
+            Operation::End(ending) => {
+                let (result, readings) = match reader.byte()? {
+                    b'C' => {
+                        let limits = limits_of(&ending.fallback);
+                        (EndResult::Charged, read_readings(&mut reader, limits, now)?)
+                    }
+                    b'D' => (EndResult::Already, Readings::new()),
+                    b'S' => {
+                        let length = usize::try_from(reader.weight()?).map_err(|_| Malformed)?;
+                        let record = record::decode(reader.bytes(length)?)?;
+                        let limits = record.charges.iter().map(|charge| &charge.held.limit);
+                        let readings = read_readings(&mut reader, limits, now)?;
+                        (EndResult::Settled(record), readings)
+                    }
+                    b'U' => (EndResult::Unknown, Readings::new()),
+                    _ => return Err(Malformed),
+                };
+                Ok(Answer::End(Ended {
+                    result,
+                    now,
+                    readings,
+                }))
+            }
+        })
+        .collect()
+}
+
+/// The key under which open reservations are counted.
+pub(super) fn open_holds_key(prefix: &str) -> String {
+    format!("{prefix}holds")
+}
+
+fn limits_of(charges: &Charges) -> impl Iterator<Item = &Limit> {
+    charges.iter().map(|charge| &charge.charge.limit)
+}
+
+fn read_readings<'a>(
+    reader: &mut Reader<'_>,
+    limits: impl Iterator<Item = &'a Limit>,
+    now: Timestamp,
+) -> Result<Readings, Malformed> {
+    limits
+        .map(|limit| {
+            // A charge that did not fit comes as −1 − spent.
+            let spent = reader.signed()?;
+            let fraction = reader.number()?;
+            let fits = spent >= 0;
+            let spent = if fits { spent } else { -1 - spent }.cast_unsigned();
+            let at = match limit.algorithm {
+                Algorithm::TokenBucket => now,
+                Algorithm::FixedWindow => {
+                    let into = now.as_micros() % limit.rate.period_micros();
+                    Timestamp::from_micros(now.as_micros() - into)
+                }
+            };
+            Ok(Reading {
+                fits,
+                bucket: Bucket {
+                    spent,
+                    fraction,
+                    at,
+                },
+            })
+        })
+        .collect()
+}
+
+fn write_name(name: &mut String, prefix: &str, kind: &str, key: &impl std::fmt::Display) {
+    use std::fmt::Write as _;
+    name.clear();
+    // Writing to a string cannot fail.
+    drop(write!(name, "{prefix}{kind}{key}"));
+}
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
