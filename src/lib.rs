@@ -1,5 +1,8 @@
 //! x
 pub mod clock;
 pub mod limit;
+pub mod metrics;
 pub mod rules;
+pub mod service;
 pub mod store;
+pub mod telemetry;

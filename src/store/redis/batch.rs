@@ -98,7 +98,7 @@ pub(super) async fn run(
         }
         let mut command = redis::cmd("EVALSHA");
         command.arg(&sha);
-        let time = options.clock.as_ref().map(crate::clock::ManualClock::now);
+        let time = options.clock.as_ref().map(clock::ManualClock::now);
         call.arguments(&options.prefix, time, |argument| {
             command.arg(argument);
         });

@@ -292,7 +292,7 @@ fn write_name(name: &mut String, prefix: &str, kind: &str, key: &impl std::fmt::
     use std::fmt::Write as _;
     name.clear();
     // Writing to a string cannot fail.
-    drop(write!(name, "{prefix}{kind}{key}"));
+    _ = write!(name, "{prefix}{kind}{key}");
 }
 
 fn micros(duration: std::time::Duration) -> u64 {

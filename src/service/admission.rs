@@ -1,0 +1,223 @@
+//! A request wants in, or wants to know whether it would get in.
+
+use super::answer::Answer;
+use super::control::{Control, Phase};
+use super::ids::id_of_retry;
+use super::outcome::Outcome;
+use super::plan::Plan;
+use super::policy::Policy;
+use super::request::{Request, RequestError};
+use super::{Service, report};
+use crate::clock;
+use crate::limit::{Effect, HeldCharge, Mode};
+use crate::rules::OnStoreError;
+use crate::store::{
+    Admission, Charges, Hold, HoldKey, Record, RecordedCharge, StoreError, Verdict,
+};
+
+/// How long the same request may come again where nothing else has to be remembered of it.
+const RETRY_TIME: std::time::Duration = std::time::Duration::from_secs(60);
+
+impl Service {
+    /// Answers a request of Envoy's, whatever its phase.
+    pub async fn should_rate_limit(&self, request: &Request<'_>) -> Result<Answer, RequestError> {
+        let begun = clock::instant();
+        let answer = self.answer(request).await;
+        if let Err(error) = &answer {
+            self.invalid(error, request.domain);
+        }
+        let took = clock::instant().saturating_duration_since(begun);
+        self.metrics().decision_duration.observe(took.as_secs_f64());
+        answer
+    }
+
+    async fn answer(&self, request: &Request<'_>) -> Result<Answer, RequestError> {
+        request.check()?;
+        let Some(policy) = self.policy(request.domain)? else {
+            return Ok(Answer::unlimited(request.descriptors.len()));
+        };
+        let control = Control::of(request)?;
+        match control.phase {
+            Phase::Admit => {
+                let outcome = self.admit(&policy, request, &control, Mode::Apply).await?;
+                Ok(Answer::of(outcome, &policy.domain.answer))
+            }
+            Phase::Peek => {
+                let outcome = self.admit(&policy, request, &control, Mode::Peek).await?;
+                Ok(Answer::of(outcome, &policy.domain.answer))
+            }
+            Phase::Report => {
+                let source = report::Source::Envoy;
+                self.report(Some(policy), request, &control, source).await?;
+                // Nobody reads it: what was used was used.
+                Ok(Answer::unlimited(request.descriptors.len()))
+            }
+        }
+    }
+
+    /// Decides over an admission.
+    pub(super) async fn admit<'p>(
+        &self,
+        policy: &'p Policy,
+        request: &Request<'_>,
+        control: &Control<'_>,
+        mode: Mode,
+    ) -> Result<Outcome<'p>, RequestError> {
+        let plan = Plan::of(&policy.domain, request, control)?;
+        if plan
+            .descriptors
+            .iter()
+            .any(|descriptor| descriptor.bad_count)
+        {
+            self.metrics().count_invalid_request("bad_count");
+            policy.metrics.over_limit.inc();
+            return Ok(Outcome::undecided(plan, Verdict::Refused, false));
+        }
+        if plan.charges.is_empty() {
+            policy.metrics.ok.inc();
+            return Ok(Outcome::undecided(plan, Verdict::Admitted, false));
+        }
+        let deny = plan.charges.iter().any(|planned| {
+            planned.effect == Effect::Enforce && planned.limit.on_store_error == OnStoreError::Deny
+        });
+        let charges: Charges = plan
+            .charges
+            .iter()
+            .map(super::plan::Planned::charge)
+            .collect();
+        let (hold, reservation) = match mode {
+            Mode::Apply => self.hold(policy, request, control, &plan, &charges),
+            Mode::Peek => (None, None),
+        };
+        let held = hold.is_some();
+        let admission = Admission {
+            charges,
+            mode,
+            hold,
+            keep_when_late: !deny,
+        };
+
+        let begun = clock::instant();
+        let decided = self.0.store.admit(admission).await;
+        let took = clock::instant().saturating_duration_since(begun);
+        self.metrics().store_duration.observe(took.as_secs_f64());
+        match decided {
+            Ok(decision) => {
+                let reservation = reservation.filter(|_| decision.verdict != Verdict::Refused);
+                let outcome = Outcome::decided(plan, &decision, reservation);
+                if mode == Mode::Apply {
+                    if held && decision.verdict == Verdict::Admitted {
+                        self.metrics().reservations_opened.inc();
+                    }
+                    count(policy, &outcome);
+                }
+                Ok(outcome)
+            }
+            Err(error) => {
+                self.undecided(&error, policy, deny);
+                let result = if deny {
+                    Verdict::Refused
+                } else {
+                    Verdict::Admitted
+                };
+                Ok(Outcome::undecided(plan, result, true))
+            }
+        }
+    }
+
+    fn undecided(&self, error: &StoreError, policy: &Policy, deny: bool) {
+        self.store_failed(error);
+        if deny {
+            policy.metrics.denied_without_store.inc();
+        } else {
+            policy.metrics.allowed_without_store.inc();
+        }
+    }
+
+    /// The reservation to make, and the id to hand out for it.
+    ///
+    /// One is made where a report can change a charge, where the caller named one, and where a
+    /// retry could be told by Envoy's request id. Only in the first two cases is there somebody to
+    /// hand an id to.
+    fn hold(
+        &self,
+        policy: &Policy,
+        request: &Request<'_>,
+        control: &Control<'_>,
+        plan: &Plan<'_>,
+        charges: &Charges,
+    ) -> (Option<Hold>, Option<String>) {
+        let settles = plan
+            .charges
+            .iter()
+            .any(|planned| planned.settles() && planned.effect != Effect::Record);
+        let (id, fresh) = match (control.id, request.request_id) {
+            (Some(id), _) => (id.to_owned(), false),
+            (None, Some(request_id)) => (id_of_retry(request_id, charges), false),
+            (None, None) if settles => (self.0.ids.new_id(), true),
+            (None, None) => return (None, None),
+        };
+        let handed_out = settles || control.id.is_some();
+        let record = Record {
+            domain: policy.name.clone(),
+            charges: plan
+                .charges
+                .iter()
+                .map(|planned| RecordedCharge {
+                    key: planned.key,
+                    label: policy
+                        .series(&planned.limit, planned.is_override())
+                        .0
+                        .clone(),
+                    held: HeldCharge {
+                        limit: planned.terms,
+                        amount: u64::try_from(planned.cost.amount).unwrap_or(0),
+                        fixed: planned.cost.fixed,
+                        formula: planned.limit.formula,
+                        missing_usage: planned.limit.missing_usage,
+                    },
+                })
+                .collect(),
+        };
+        let hold = Hold {
+            key: HoldKey::of(&policy.name, &id),
+            fresh,
+            lifetime: if handed_out {
+                self.0.options.hold_time
+            } else {
+                RETRY_TIME
+            },
+            record,
+        };
+        (Some(hold), handed_out.then_some(id))
+    }
+}
+
+fn count(policy: &Policy, outcome: &Outcome<'_>) {
+    if outcome.refused() {
+        policy.metrics.over_limit.inc();
+    } else {
+        policy.metrics.ok.inc();
+    }
+    if outcome.result == Verdict::Repeated {
+        return;
+    }
+    for limit in &outcome.limits {
+        let (_, series) = policy.series(&limit.limit, limit.is_override());
+        if limit.fits {
+            series.admitted.inc();
+        } else if limit.over {
+            series.refused.inc();
+            series
+                .hits_refused
+                .inc_by(limit.amount.max(0).unsigned_abs());
+        } else {
+            series.shadowed.inc();
+        }
+        if limit.charged < 0 {
+            series.hits_refunded.inc_by(limit.charged.unsigned_abs());
+        } else if limit.fits {
+            series.hits_admitted.inc_by(limit.charged.unsigned_abs());
+        }
+    }
+}

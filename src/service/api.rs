@@ -1,0 +1,370 @@
+//! Our own API, as both of its edges need it: reserve, settle, release, report, inspect.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::Service;
+use super::control::Control;
+use super::outcome::LimitOutcome;
+use super::policy::Policy;
+use super::report::Source;
+use super::request::{Descriptor, MAX_ADDEND, Request, RequestError};
+use crate::limit::{Limit, MAX_MEASURED, Mode};
+use crate::rules::{BucketKey, Entry};
+use crate::store::Verdict;
+
+/// A call that cannot be done. The caller is at fault, but for [`ApiError::StoreUnavailable`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// A count that cannot be.
+    #[error("{measure}: {problem}")]
+    BadUsage {
+        /// Which.
+        measure: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Both a total and measures.
+    #[error("usage has either a total or measures, not both")]
+    AmbiguousUsage,
+    /// No id.
+    #[error("an id is needed")]
+    NoId,
+    /// A request that is none.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The store did not answer. Worth another try.
+    #[error("the store did not answer")]
+    StoreUnavailable,
+    /// The domain is not configured.
+    #[error("no domain '{0}' is configured")]
+    UnknownDomain(String),
+}
+
+impl ApiError {
+    /// The reason, for programs.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::AmbiguousUsage => "ambiguous_usage",
+            Self::BadUsage { .. } => "bad_usage",
+            Self::NoId => "no_id",
+            Self::Request(error) => error.kind(),
+            Self::StoreUnavailable => "store_unavailable",
+            Self::UnknownDomain(_) => "unknown_domain",
+        }
+    }
+}
+
+/// Which rules a call is about.
+#[derive(Clone, Debug, Default)]
+pub struct Target<'a> {
+    /// The domain.
+    pub domain: &'a str,
+    /// The entries of each descriptor.
+    pub descriptors: Vec<Vec<Entry<'a>>>,
+}
+
+/// What was used, or may be used, as a caller says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReportedUsage {
+    /// By measure, in the order of [`crate::limit::Measure::TOKENS`].
+    pub measures: [Option<u64>; 4],
+    /// One number that is the cost itself.
+    pub total: Option<u64>,
+}
+
+/// The state of one bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketView {
+    /// The limit's name.
+    pub limit: String,
+    /// The bucket's key.
+    pub key: BucketKey,
+    /// What it is held to.
+    pub terms: Limit,
+    /// What is left; below zero, a debt.
+    pub level: i64,
+    /// What the call charged; below zero, a refund.
+    pub charged: i64,
+    /// Whether the call fitted.
+    pub fits: bool,
+    /// How long until the call would fit; `None`: it fits, or never will.
+    pub retry_after: Option<Duration>,
+    /// How long until the bucket is full; `None`: never.
+    pub full_after: Option<Duration>,
+}
+
+/// The answer to a reservation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReserveAnswer {
+    /// Whether the request may go on.
+    pub admitted: bool,
+    /// The id to settle or release, where something was charged that a report can change.
+    pub id: Option<String>,
+    /// The buckets.
+    pub buckets: Vec<BucketView>,
+    /// How long until the request would be admitted; `None`: it was, or never will be.
+    pub retry_after: Option<Duration>,
+}
+
+/// What became of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReportResult {
+    /// The reservation was settled or released before.
+    AlreadySettled,
+    /// There was no reservation; the usage was charged in full.
+    Charged,
+    /// The store did not answer.
+    Failed,
+    /// The report says something that cannot be.
+    Invalid,
+    /// The reservation's charges were given back.
+    Released,
+    /// The reservation's charges were replaced.
+    Settled,
+    /// There was no reservation, and nothing said what to charge.
+    UnknownId,
+    /// Neither a reservation nor any usage was named.
+    WithoutUsage,
+}
+
+/// The answer to a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportAnswer {
+    /// What became of it.
+    pub result: ReportResult,
+    /// The buckets it changed.
+    pub buckets: Vec<BucketView>,
+}
+
+impl ReportAnswer {
+    pub(super) const fn nothing(result: ReportResult) -> Self {
+        Self {
+            result,
+            buckets: Vec::new(),
+        }
+    }
+}
+
+/// The answer to a look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InspectAnswer {
+    /// The path of the rule; `None`: the descriptor came to none, and is not limited.
+    pub rule: Option<String>,
+    /// The buckets.
+    pub buckets: Vec<BucketView>,
+}
+
+impl Service {
+    /// Decides like an admission and remembers what it charged.
+    pub async fn reserve(
+        &self,
+        target: &Target<'_>,
+        estimate: ReportedUsage,
+        id: Option<&str>,
+        priority: Option<&str>,
+    ) -> Result<ReserveAnswer, ApiError> {
+        let (request, counts) = request(target, estimate)?;
+        let policy = self.known(target.domain)?;
+        let id = id.filter(|id| !id.is_empty());
+        let control = Control {
+            id,
+            priority,
+            counts,
+            ..Control::default()
+        };
+        let outcome = self.admit(&policy, &request, &control, Mode::Apply).await?;
+        if outcome.without_store {
+            return Err(ApiError::StoreUnavailable);
+        }
+        Ok(ReserveAnswer {
+            admitted: outcome.result != Verdict::Refused,
+            retry_after: outcome.retry_after(),
+            buckets: outcome
+                .limits
+                .iter()
+                .map(|limit| view(&policy, limit))
+                .collect(),
+            id: outcome.reservation,
+        })
+    }
+
+    /// Replaces what a reservation charged by what was used; charges in full where there is none
+    /// and the descriptors say where.
+    pub async fn settle(
+        &self,
+        id: &str,
+        usage: ReportedUsage,
+        target: &Target<'_>,
+    ) -> Result<ReportAnswer, ApiError> {
+        if id.is_empty() {
+            return Err(ApiError::NoId);
+        }
+        let (mut request, counts) = request(target, usage)?;
+        if request.descriptors.is_empty() {
+            // Carries the total, and matches no rule.
+            let hits_addend = usage.total;
+            request.descriptors.push(Descriptor {
+                hits_addend,
+                ..Descriptor::default()
+            });
+        }
+        let policy = self.known(target.domain)?;
+        let control = Control {
+            id: Some(id),
+            counts,
+            ..reporting()
+        };
+        heard(
+            self.report(Some(policy), &request, &control, Source::Api)
+                .await?,
+        )
+    }
+
+    /// Gives back everything that a reservation charged.
+    pub async fn release(&self, domain: &str, id: &str) -> Result<ReportAnswer, ApiError> {
+        if id.is_empty() {
+            return Err(ApiError::NoId);
+        }
+        let policy = self.known(domain)?;
+        heard(self.release_in(policy, id).await)
+    }
+
+    /// Charges what was used without a reservation.
+    pub async fn report_usage(
+        &self,
+        target: &Target<'_>,
+        usage: ReportedUsage,
+    ) -> Result<ReportAnswer, ApiError> {
+        let (request, counts) = request(target, usage)?;
+        request.check()?;
+        let policy = self.known(target.domain)?;
+        let control = Control {
+            counts,
+            ..reporting()
+        };
+        heard(
+            self.report(Some(policy), &request, &control, Source::Api)
+                .await?,
+        )
+    }
+
+    /// Tells the state of the buckets of `target`'s first descriptor.
+    pub async fn inspect(&self, target: &Target<'_>) -> Result<InspectAnswer, ApiError> {
+        let (request, _) = request(target, ReportedUsage::default())?;
+        request.check()?;
+        let policy = self.known(target.domain)?;
+        let control = Control::default();
+        let rule = target
+            .descriptors
+            .first()
+            .and_then(|entries| policy.domain.find(entries, &mut String::new()))
+            .map(|found| found.rule.path.clone());
+        let outcome = self.admit(&policy, &request, &control, Mode::Peek).await?;
+        if outcome.without_store {
+            return Err(ApiError::StoreUnavailable);
+        }
+        let buckets = outcome
+            .limits
+            .iter()
+            .map(|limit| view(&policy, limit))
+            .collect();
+        Ok(InspectAnswer { rule, buckets })
+    }
+
+    fn known(&self, domain: &str) -> Result<Arc<Policy>, ApiError> {
+        if domain.is_empty() {
+            return Err(RequestError::NoDomain.into());
+        }
+        self.policy(domain)?
+            .ok_or_else(|| ApiError::UnknownDomain(domain.to_owned()))
+    }
+}
+
+const fn reporting() -> Control<'static> {
+    Control {
+        phase: super::Phase::Report,
+        id: None,
+        priority: None,
+        outcome: None,
+        counts: None,
+        bad_count: false,
+    }
+}
+
+fn heard(answer: ReportAnswer) -> Result<ReportAnswer, ApiError> {
+    match answer.result {
+        ReportResult::Failed => Err(ApiError::StoreUnavailable),
+        _ => Ok(answer),
+    }
+}
+
+type Counts = Option<[u64; 4]>;
+
+fn request<'a>(
+    target: &Target<'a>,
+    usage: ReportedUsage,
+) -> Result<(Request<'a>, Counts), ApiError> {
+    let counts = usage.check()?;
+    let descriptors: SmallVec<[Descriptor<'a>; 4]> = target
+        .descriptors
+        .iter()
+        .map(|entries| Descriptor {
+            entries: entries.iter().copied().collect(),
+            hits_addend: usage.total,
+            ..Descriptor::default()
+        })
+        .collect();
+    let request = Request {
+        domain: target.domain,
+        descriptors,
+        ..Request::default()
+    };
+    if !request.descriptors.is_empty() {
+        request.check()?;
+    }
+    Ok((request, counts))
+}
+
+impl ReportedUsage {
+    fn check(self) -> Result<Counts, ApiError> {
+        let names = crate::limit::Measure::TOKENS.map(crate::limit::Measure::name);
+        for (measure, count) in names.into_iter().zip(self.measures) {
+            too_many(measure, count, MAX_MEASURED)?;
+        }
+        too_many("total", self.total, MAX_ADDEND)?;
+        let measured = self.measures.iter().any(Option::is_some);
+        if measured && self.total.is_some() {
+            return Err(ApiError::AmbiguousUsage);
+        }
+        Ok(measured.then(|| self.measures.map(Option::unwrap_or_default)))
+    }
+}
+
+fn too_many(measure: &'static str, count: Option<u64>, most: u64) -> Result<(), ApiError> {
+    match count {
+        Some(count) if count > most => {
+            let problem = format!("{count} is more than the {most} that one report may count");
+            Err(ApiError::BadUsage { measure, problem })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn view(policy: &Policy, outcome: &LimitOutcome<'_>) -> BucketView {
+    BucketView {
+        limit: policy
+            .series(&outcome.limit, outcome.is_override())
+            .0
+            .to_string(),
+        key: outcome.key,
+        terms: outcome.terms,
+        level: outcome.level,
+        charged: outcome.charged,
+        fits: outcome.fits,
+        retry_after: outcome.wait.filter(|_| !outcome.fits),
+        full_after: outcome.until_full,
+    }
+}

@@ -1,0 +1,155 @@
+//! The use cases, in our own terms: a request wants in, somebody reports what one used, somebody
+//! looks. The edges ([`crate::grpc`], [`crate::admin`]) translate; this decides.
+
+mod admission;
+mod answer;
+mod api;
+mod body;
+mod control;
+mod headers;
+mod ids;
+mod outcome;
+mod plan;
+mod policy;
+mod report;
+mod request;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+pub use answer::{Answer, LimitStatus, Status};
+pub use api::{
+    ApiError, BucketView, InspectAnswer, ReportAnswer, ReportResult, ReportedUsage, ReserveAnswer,
+    Target,
+};
+pub use control::{Control, PREFIX as CONTROL_PREFIX, Phase};
+pub use request::{
+    Descriptor, MAX_ADDEND, MAX_DESCRIPTORS, MAX_ENTRIES, MAX_TEXT, Request, RequestError,
+    RequestedLimit,
+};
+
+use self::ids::Ids;
+use self::policy::{Policies, Policy};
+use crate::clock;
+use crate::metrics::Metrics;
+use crate::rules::Domain;
+use crate::store::{Store, StoreError};
+use crate::telemetry::Throttle;
+
+/// What holds for all domains.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long a reservation waits for its settlement. Longer than the longest stream.
+    pub hold_time: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            hold_time: Duration::from_hours(1),
+        }
+    }
+}
+
+/// The rate-limit service. Copies are the same service.
+#[derive(Clone, Debug)]
+pub struct Service(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    policies: ArcSwap<Policies>,
+    metrics: Metrics,
+    options: Options,
+    ids: Ids,
+    store_errors: Throttle,
+    invalid_requests: Throttle,
+}
+
+impl Service {
+    /// A service with no domains yet.
+    pub fn new(store: Store, metrics: Metrics, options: Options) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            policies: ArcSwap::default(),
+            metrics,
+            options,
+            ids: Ids::default(),
+            store_errors: Throttle::new(Duration::from_secs(1)),
+            invalid_requests: Throttle::new(Duration::from_secs(1)),
+        }))
+    }
+
+    /// Replaces the rules of all domains at once. Requests under way finish by the rules they
+    /// began with.
+    pub fn install(&self, domains: &BTreeMap<String, Arc<Domain>>) {
+        let policies = Policies::new(domains, &self.0.policies.load(), &self.0.metrics);
+        self.0
+            .metrics
+            .config_domains
+            .set(i64::try_from(domains.len()).unwrap_or(i64::MAX));
+        self.0.policies.store(Arc::new(policies));
+    }
+
+    /// The series, for the edges.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Whether there are rules and the store answers.
+    pub async fn ready(&self) -> Result<(), String> {
+        if self.0.policies.load().is_empty() {
+            return Err(RequestError::NotConfigured.to_string());
+        }
+        self.0.store.ping().await.map_err(|error| error.to_string())
+    }
+
+    /// What has to be done from time to time, about every ten seconds: counting reservations and
+    /// forgetting buckets that are full again.
+    pub async fn tidy(&self) {
+        match self.0.store.count_holds().await {
+            Ok(counts) => {
+                let open = i64::try_from(counts.open).unwrap_or(i64::MAX);
+                self.0.metrics.reservations_open.set(open);
+                self.0
+                    .metrics
+                    .reservations_expired
+                    .inc_by(counts.newly_expired);
+            }
+            Err(error) => self.store_failed(&error),
+        }
+        if let Store::Memory(memory) = &self.0.store {
+            memory.forget_full();
+        }
+    }
+
+    fn policy(&self, domain: &str) -> Result<Option<Arc<Policy>>, RequestError> {
+        let policies = self.0.policies.load();
+        if policies.is_empty() {
+            return Err(RequestError::NotConfigured);
+        }
+        let policy = policies.get(domain).map(Arc::clone);
+        if policy.is_none() {
+            self.0.metrics.unknown_domain_requests.inc();
+        }
+        Ok(policy)
+    }
+
+    fn store_failed(&self, error: &StoreError) {
+        self.0.metrics.count_store_error(error);
+        if let Some(suppressed) = self.0.store_errors.pass(clock::instant()) {
+            tracing::warn!(%error, suppressed, "the store did not answer");
+        }
+    }
+
+    fn invalid(&self, error: &RequestError, domain: &str) {
+        self.0.metrics.count_invalid_request(error.kind());
+        if let Some(suppressed) = self.0.invalid_requests.pass(clock::instant()) {
+            let domain: String = domain.chars().take(64).collect();
+            tracing::warn!(%error, domain, suppressed, "invalid request");
+        }
+    }
+}

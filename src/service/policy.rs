@@ -1,0 +1,94 @@
+//! The rules in force, each limit with its series.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use crate::metrics::{DomainMetrics, LimitMetrics, Metrics};
+use crate::rules::{ConfiguredLimit, Domain};
+
+/// All domains.
+#[derive(Debug, Default)]
+pub(super) struct Policies {
+    domains: HashMap<String, Arc<Policy>, RandomState>,
+}
+
+/// One domain.
+#[derive(Debug)]
+pub(super) struct Policy {
+    pub(super) domain: Arc<Domain>,
+    pub(super) name: Arc<str>,
+    pub(super) metrics: DomainMetrics,
+    /// Name and series of each limit, by its index.
+    limits: Vec<(Arc<str>, LimitMetrics)>,
+    overrides: (Arc<str>, LimitMetrics),
+}
+
+impl Policies {
+    /// The policies for `domains`. What did not change since `before` is taken over.
+    pub(super) fn new(
+        domains: &BTreeMap<String, Arc<Domain>>,
+        before: &Self,
+        metrics: &Metrics,
+    ) -> Self {
+        let policy = |(name, domain): (&String, &Arc<Domain>)| {
+            let known = before.domains.get(name);
+            let policy = match known.filter(|known| Arc::ptr_eq(&known.domain, domain)) {
+                Some(known) => Arc::clone(known),
+                None => Arc::new(Policy::new(Arc::clone(domain), metrics)),
+            };
+            (name.clone(), policy)
+        };
+        Self {
+            domains: domains.iter().map(policy).collect(),
+        }
+    }
+
+    pub(super) fn get(&self, domain: &str) -> Option<&Arc<Policy>> {
+        self.domains.get(domain)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.domains.is_empty()
+    }
+}
+
+impl Policy {
+    fn new(domain: Arc<Domain>, metrics: &Metrics) -> Self {
+        let series = |label: &str| (Arc::from(label), metrics.limit(&domain.name, label));
+        let limits = domain
+            .limits()
+            .into_iter()
+            .map(|limit| series(&limit.label))
+            .collect();
+        Self {
+            name: Arc::from(domain.name.as_str()),
+            metrics: metrics.domain(&domain.name),
+            limits,
+            overrides: series("override"),
+            domain,
+        }
+    }
+
+    /// The name and the series of a limit of this domain.
+    pub(super) fn series(
+        &self,
+        limit: &ConfiguredLimit,
+        is_override: bool,
+    ) -> &(Arc<str>, LimitMetrics) {
+        if is_override {
+            return &self.overrides;
+        }
+        self.limits.get(limit.index.0).unwrap_or(&self.overrides)
+    }
+
+    /// The series of the limit with this name, if it is still configured.
+    pub(super) fn series_named(&self, label: &str) -> Option<&LimitMetrics> {
+        let named = self.limits.iter().chain(std::iter::once(&self.overrides));
+        named
+            .into_iter()
+            .find(|(name, _)| **name == *label)
+            .map(|(_, series)| series)
+    }
+}

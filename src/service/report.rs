@@ -1,0 +1,338 @@
+//! Somebody says what a request used.
+//!
+//! Reports are never refused for lack of room, and their answer interests nobody: Envoy may even
+//! cut the call off. So the work goes on in a task of its own, and one that ends a reservation is
+//! tried again when the store fails: ending twice changes nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::Service;
+use super::api::{BucketView, ReportAnswer, ReportResult};
+use super::control::Control;
+use super::ids::id_of_retry;
+use super::plan::{Addend, Plan};
+use super::policy::Policy;
+use super::request::{Request, RequestError};
+use crate::limit::{Limit, Mode, Settlement, Timestamp, Usage};
+use crate::metrics::ReportLabel;
+use crate::rules::BucketKey;
+use crate::store::{Admission, Charges, EndResult, Ended, Ending, HoldKey, Readings, StoreError};
+
+/// When a report that ends a reservation is tried again.
+const RETRIES: [Duration; 3] = [
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(2),
+];
+
+/// Where a report came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Envoy's own call at the end of a stream.
+    Envoy,
+    /// Our gRPC API, or our HTTP API.
+    Api,
+}
+
+impl Source {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Envoy => "envoy",
+            Self::Api => "api",
+        }
+    }
+}
+
+/// What a report says to do.
+struct Work {
+    policy: Arc<Policy>,
+    task: Task,
+    /// What the fallback's charges are called, in their order.
+    fallback: SmallVec<[Charged; 4]>,
+    source: Source,
+}
+
+enum Task {
+    /// End a reservation, or charge where there is none.
+    End(Ending),
+    /// Charge.
+    Charge(Charges),
+}
+
+/// One charge, as it is told afterwards.
+struct Charged {
+    label: Arc<str>,
+    key: BucketKey,
+    limit: Limit,
+    amount: i64,
+}
+
+impl Service {
+    /// Does what a report says.
+    pub(super) async fn report(
+        &self,
+        policy: Option<Arc<Policy>>,
+        request: &Request<'_>,
+        control: &Control<'_>,
+        source: Source,
+    ) -> Result<ReportAnswer, RequestError> {
+        let Some(policy) = policy else {
+            self.metrics()
+                .count_report(source.name(), ReportLabel::UnknownId);
+            return Ok(ReportAnswer::nothing(ReportResult::UnknownId));
+        };
+        let plan = Plan::of(&policy.domain, request, control)?;
+        let usage = usage(request, control);
+        let bad = control.bad_count || plan.descriptors.iter().any(|planned| planned.bad_count);
+        let Some(usage) = usage.filter(|_| !bad) else {
+            self.metrics()
+                .count_report(source.name(), ReportLabel::Invalid);
+            return Ok(ReportAnswer::nothing(ReportResult::Invalid));
+        };
+        let charges: Charges = plan
+            .charges
+            .iter()
+            .map(super::plan::Planned::charge)
+            .filter(|charge| charge.charge.amount != 0)
+            .collect();
+        let fallback = plan
+            .charges
+            .iter()
+            .filter(|planned| planned.cost.amount != 0)
+            .map(|planned| Charged {
+                label: policy
+                    .series(&planned.limit, planned.is_override())
+                    .0
+                    .clone(),
+                key: planned.key,
+                limit: planned.terms,
+                amount: planned.cost.amount,
+            })
+            .collect();
+        let ending = |id: &str| {
+            Task::End(Ending {
+                key: HoldKey::of(&policy.name, id),
+                settlement: Settlement::Settle(usage),
+                fallback: charges.clone(),
+                lifetime: self.0.options.hold_time,
+            })
+        };
+        let task = match (control.id, request.request_id) {
+            (Some(id), _) => ending(id),
+            (None, _) if charges.is_empty() => {
+                self.metrics()
+                    .count_report(source.name(), ReportLabel::WithoutUsage);
+                return Ok(ReportAnswer::nothing(ReportResult::WithoutUsage));
+            }
+            // Not the reservation's key: this one only tells a retry of the report.
+            (None, Some(request_id)) => {
+                ending(&id_of_retry(&format!("report {request_id}"), &charges))
+            }
+            (None, None) => Task::Charge(charges),
+        };
+        Ok(self
+            .work(Work {
+                policy: Arc::clone(&policy),
+                task,
+                fallback,
+                source,
+            })
+            .await)
+    }
+
+    /// Gives back a reservation.
+    pub(super) async fn release_in(&self, policy: Arc<Policy>, id: &str) -> ReportAnswer {
+        let task = Task::End(Ending {
+            key: HoldKey::of(&policy.name, id),
+            settlement: Settlement::Release,
+            fallback: Charges::new(),
+            lifetime: self.0.options.hold_time,
+        });
+        self.work(Work {
+            policy,
+            task,
+            fallback: SmallVec::new(),
+            source: Source::Api,
+        })
+        .await
+    }
+
+    async fn work(&self, work: Work) -> ReportAnswer {
+        let service = self.clone();
+        let failed = |_| ReportAnswer::nothing(ReportResult::Failed);
+        tokio::spawn(async move { service.do_work(work).await })
+            .await
+            .unwrap_or_else(failed)
+    }
+
+    async fn do_work(&self, work: Work) -> ReportAnswer {
+        let source = work.source.name();
+        let (answer, label) = match &work.task {
+            Task::Charge(charges) => match self.charge(charges.clone()).await {
+                Ok((now, readings)) => {
+                    let buckets = self.tell_charged(&work, now, &readings);
+                    (
+                        ReportAnswer {
+                            result: ReportResult::Charged,
+                            buckets,
+                        },
+                        ReportLabel::Charged,
+                    )
+                }
+                Err(error) => self.report_failed(&error),
+            },
+            Task::End(ending) => match self.end(ending).await {
+                Ok(ended) => self.tell_ended(&work, ending, &ended),
+                Err(error) => self.report_failed(&error),
+            },
+        };
+        self.metrics().count_report(source, label);
+        answer
+    }
+
+    fn report_failed(&self, error: &StoreError) -> (ReportAnswer, ReportLabel) {
+        self.store_failed(error);
+        (
+            ReportAnswer::nothing(ReportResult::Failed),
+            ReportLabel::Failed,
+        )
+    }
+
+    async fn charge(&self, charges: Charges) -> Result<(Timestamp, Readings), StoreError> {
+        let admission = Admission {
+            charges,
+            mode: Mode::Apply,
+            hold: None,
+            keep_when_late: true,
+        };
+        let decision = self.0.store.admit(admission).await?;
+        Ok((decision.now, decision.readings))
+    }
+
+    async fn end(&self, ending: &Ending) -> Result<Ended, StoreError> {
+        for pause in RETRIES {
+            match self.0.store.end(ending.clone()).await {
+                Ok(ended) => return Ok(ended),
+                Err(error) => self.store_failed(&error),
+            }
+            tokio::time::sleep(pause).await;
+        }
+        self.0.store.end(ending.clone()).await
+    }
+
+    fn tell_ended(
+        &self,
+        work: &Work,
+        ending: &Ending,
+        ended: &Ended,
+    ) -> (ReportAnswer, ReportLabel) {
+        match &ended.result {
+            EndResult::Already => (
+                ReportAnswer::nothing(ReportResult::AlreadySettled),
+                ReportLabel::AlreadySettled,
+            ),
+            EndResult::Charged => {
+                let buckets = self.tell_charged(work, ended.now, &ended.readings);
+                (
+                    ReportAnswer {
+                        result: ReportResult::Charged,
+                        buckets,
+                    },
+                    ReportLabel::Charged,
+                )
+            }
+            EndResult::Settled(record) => {
+                let charged: SmallVec<[Charged; 4]> = record
+                    .charges
+                    .iter()
+                    .map(|recorded| Charged {
+                        label: recorded.label.clone(),
+                        key: recorded.key,
+                        limit: recorded.held.limit,
+                        amount: recorded.held.correction(ending.settlement),
+                    })
+                    .collect();
+                let (result, label) = match ending.settlement {
+                    Settlement::Release => (ReportResult::Released, ReportLabel::Released),
+                    Settlement::Settle(Usage::Missing) => {
+                        (ReportResult::Settled, ReportLabel::WithoutUsage)
+                    }
+                    Settlement::Settle(_) => (ReportResult::Settled, ReportLabel::Settled),
+                };
+                self.metrics().count_reservation_ended(label);
+                let buckets = self.tell(&work.policy, &charged, ended.now, &ended.readings);
+                (ReportAnswer { result, buckets }, label)
+            }
+            EndResult::Unknown => (
+                ReportAnswer::nothing(ReportResult::UnknownId),
+                ReportLabel::UnknownId,
+            ),
+        }
+    }
+
+    fn tell_charged(&self, work: &Work, now: Timestamp, readings: &Readings) -> Vec<BucketView> {
+        self.tell(&work.policy, &work.fallback, now, readings)
+    }
+
+    /// Counts what was charged and says where the buckets stand.
+    fn tell(
+        &self,
+        policy: &Policy,
+        charged: &[Charged],
+        now: Timestamp,
+        readings: &Readings,
+    ) -> Vec<BucketView> {
+        charged
+            .iter()
+            .zip(readings)
+            .map(|(charged, reading)| {
+                let series = policy
+                    .series_named(&charged.label)
+                    .cloned()
+                    .unwrap_or_else(|| self.metrics().limit(&policy.name, &charged.label));
+                if charged.amount < 0 {
+                    series.hits_refunded.inc_by(charged.amount.unsigned_abs());
+                } else {
+                    series.hits_settled.inc_by(charged.amount.unsigned_abs());
+                }
+                let level = reading.bucket.level(&charged.limit);
+                BucketView {
+                    limit: charged.label.to_string(),
+                    key: charged.key,
+                    terms: charged.limit,
+                    level,
+                    charged: charged.amount,
+                    fits: true,
+                    retry_after: None,
+                    full_after: reading.bucket.until_full(&charged.limit, now),
+                }
+            })
+            .collect()
+    }
+}
+
+/// What a report says was used; `None`: it says something that cannot be.
+///
+/// Several plain addends are several ways to say the same (one descriptor a limit): the largest
+/// counts.
+fn usage(request: &Request<'_>, control: &Control<'_>) -> Option<Usage> {
+    if let Some(counts) = control.counts {
+        return Some(Usage::Measured(counts));
+    }
+    let mut largest = 0;
+    for descriptor in &request.descriptors {
+        match Addend::of(request, descriptor) {
+            Addend::Bad => return None,
+            Addend::None | Addend::Refund(_) => {}
+            Addend::Take(addend) => largest = largest.max(addend),
+        }
+    }
+    Some(if largest == 0 {
+        Usage::Missing
+    } else {
+        Usage::Total(largest)
+    })
+}
