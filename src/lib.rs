@@ -1,5 +1,6 @@
 //! x
 pub mod clock;
+pub mod grpc;
 pub mod limit;
 pub mod metrics;
 pub mod rules;

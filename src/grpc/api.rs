@@ -1,0 +1,179 @@
+//! `tollgate.v1.Tollgate`: reserve, settle, release, report, inspect.
+
+use std::time::Duration;
+
+use tonic::{Code, Request, Response, Status};
+
+use super::proto;
+use super::proto::tollgate_server::{Tollgate, TollgateServer};
+use crate::service::{
+    ApiError, BucketView, ReportAnswer, ReportResult, ReportedUsage, Service, Target,
+};
+
+pub(super) fn server(service: Service) -> TollgateServer<Api> {
+    TollgateServer::new(Api(service))
+}
+
+pub(super) struct Api(Service);
+
+type Answered<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Tollgate for Api {
+    async fn reserve(
+        &self,
+        request: Request<proto::ReserveRequest>,
+    ) -> Answered<proto::ReserveResponse> {
+        let request = request.get_ref();
+        let target = target(&request.domain, &request.descriptors);
+        let estimate = usage(request.estimate.as_ref());
+        let priority = Some(request.priority.as_str()).filter(|class| !class.is_empty());
+        let answer = self
+            .0
+            .reserve(&target, estimate, Some(&request.id), priority)
+            .await
+            .map_err(|error| status(&error))?;
+        Ok(Response::new(proto::ReserveResponse {
+            admitted: answer.admitted,
+            id: answer.id.unwrap_or_default(),
+            buckets: buckets(answer.buckets),
+            retry_after_ms: answer.retry_after.map(millis),
+        }))
+    }
+
+    async fn settle(
+        &self,
+        request: Request<proto::SettleRequest>,
+    ) -> Answered<proto::SettleResponse> {
+        let request = request.get_ref();
+        let target = target(&request.domain, &request.descriptors);
+        let used = usage(request.usage.as_ref());
+        let answer = self
+            .0
+            .settle(&request.id, used, &target)
+            .await
+            .map_err(|error| status(&error))?;
+        let (result, buckets) = reported(answer);
+        Ok(Response::new(proto::SettleResponse { result, buckets }))
+    }
+
+    async fn release(
+        &self,
+        request: Request<proto::ReleaseRequest>,
+    ) -> Answered<proto::ReleaseResponse> {
+        let request = request.get_ref();
+        let answer = self
+            .0
+            .release(&request.domain, &request.id)
+            .await
+            .map_err(|error| status(&error))?;
+        let (result, buckets) = reported(answer);
+        Ok(Response::new(proto::ReleaseResponse { result, buckets }))
+    }
+
+    async fn report(
+        &self,
+        request: Request<proto::ReportRequest>,
+    ) -> Answered<proto::ReportResponse> {
+        let request = request.get_ref();
+        let target = target(&request.domain, &request.descriptors);
+        let used = usage(request.usage.as_ref());
+        let answer = self
+            .0
+            .report_usage(&target, used)
+            .await
+            .map_err(|error| status(&error))?;
+        let (result, buckets) = reported(answer);
+        Ok(Response::new(proto::ReportResponse { result, buckets }))
+    }
+
+    async fn inspect(
+        &self,
+        request: Request<proto::InspectRequest>,
+    ) -> Answered<proto::InspectResponse> {
+        let request = request.get_ref();
+        let target = target(&request.domain, request.descriptor.as_slice());
+        let answer = self
+            .0
+            .inspect(&target)
+            .await
+            .map_err(|error| status(&error))?;
+        Ok(Response::new(proto::InspectResponse {
+            rule: answer.rule.unwrap_or_default(),
+            buckets: buckets(answer.buckets),
+        }))
+    }
+}
+
+fn target<'a>(domain: &'a str, descriptors: &'a [proto::Descriptor]) -> Target<'a> {
+    let entries = |descriptor: &'a proto::Descriptor| {
+        let entry = |entry: &'a proto::Entry| (entry.key.as_str(), entry.value.as_str());
+        descriptor.entries.iter().map(entry).collect()
+    };
+    Target {
+        domain,
+        descriptors: descriptors.iter().map(entries).collect(),
+    }
+}
+
+fn usage(usage: Option<&proto::Usage>) -> ReportedUsage {
+    usage.map_or_else(ReportedUsage::default, |usage| ReportedUsage {
+        measures: [
+            usage.input_tokens,
+            usage.cache_read_tokens,
+            usage.cache_write_tokens,
+            usage.output_tokens,
+        ],
+        total: usage.total,
+    })
+}
+
+fn status(error: &ApiError) -> Status {
+    let code = match error {
+        ApiError::AmbiguousUsage | ApiError::BadUsage { .. } | ApiError::NoId => {
+            Code::InvalidArgument
+        }
+        ApiError::Request(error) => return super::rls::status(error),
+        ApiError::StoreUnavailable => Code::Unavailable,
+        ApiError::UnknownDomain(_) => Code::NotFound,
+    };
+    Status::new(code, error.to_string())
+}
+
+fn reported(answer: ReportAnswer) -> (i32, Vec<proto::Bucket>) {
+    let result = match answer.result {
+        ReportResult::AlreadySettled => proto::ReportResult::AlreadySettled,
+        ReportResult::Charged => proto::ReportResult::Charged,
+        // Told as an error before.
+        ReportResult::Failed => proto::ReportResult::Unspecified,
+        ReportResult::Invalid => proto::ReportResult::Invalid,
+        ReportResult::Released => proto::ReportResult::Released,
+        ReportResult::Settled => proto::ReportResult::Settled,
+        ReportResult::UnknownId => proto::ReportResult::UnknownId,
+        ReportResult::WithoutUsage => proto::ReportResult::WithoutUsage,
+    };
+    (result.into(), buckets(answer.buckets))
+}
+
+fn buckets(views: Vec<BucketView>) -> Vec<proto::Bucket> {
+    views
+        .into_iter()
+        .map(|view| proto::Bucket {
+            key: view.key.to_string(),
+            burst: view.terms.burst,
+            rate: view.terms.rate.amount(),
+            period_ms: millis(view.terms.rate.period()),
+            level: view.level,
+            charged: view.charged,
+            fits: view.fits,
+            retry_after_ms: view.retry_after.map(millis),
+            full_after_ms: view.full_after.map(millis),
+            limit: view.limit,
+        })
+        .collect()
+}
+
+/// Rounded up.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,91 @@
+//! The gRPC edge: Envoy's rate-limit API and our own. The only place that names generated types.
+
+mod api;
+pub mod client;
+mod rls;
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::service::Service;
+
+/// Our own API, generated from `proto/tollgate/v1/tollgate.proto`.
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::restriction,
+    clippy::nursery,
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    rustdoc::unescaped_backticks,
+    single_use_lifetimes,
+    reason = "generated"
+)]
+pub mod proto {
+    tonic::include_proto!("tollgate.v1");
+}
+
+/// The names under which gRPC health checks find us.
+const HEALTH_NAMES: [&str; 4] = [
+    "",
+    "ratelimit",
+    "envoy.service.ratelimit.v3.RateLimitService",
+    "tollgate.v1.Tollgate",
+];
+
+/// Connections that say nothing are asked whether they are still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Tells gRPC health checks whether we are ready.
+#[derive(Clone, Debug)]
+pub struct Health(HealthReporter);
+
+impl Default for Health {
+    fn default() -> Self {
+        Self(HealthReporter::new())
+    }
+}
+
+impl Health {
+    /// Sets the answer of all health checks.
+    pub async fn set_ready(&self, ready: bool) {
+        let status = if ready {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        for name in HEALTH_NAMES {
+            self.0.set_service_status(name, status).await;
+        }
+    }
+}
+
+/// Serves until `shutdown`, then until the calls under way are done.
+///
+/// # Errors
+///
+/// Fails if the listener does.
+pub async fn serve(
+    listener: TcpListener,
+    service: Service,
+    health: Health,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .add_service(rls::server(service.clone()))
+        .add_service(api::server(service))
+        .add_service(tonic_health::pb::health_server::HealthServer::new(
+            tonic_health::server::HealthService::from_health_reporter(health.0),
+        ))
+        .serve_with_incoming_shutdown(incoming, shutdown)
+        .await
+}
