@@ -133,7 +133,7 @@ fn patched_gateway() -> Value {
         match (patch["applyTo"].as_str().unwrap(), operation) {
             ("LISTENER", "MERGE") => merge(listener, value),
             ("NETWORK_FILTER", "MERGE") => {
-                merge(&mut listener["filter_chains"][0]["filters"][0], value)
+                merge(&mut listener["filter_chains"][0]["filters"][0], value);
             }
             ("HTTP_FILTER", "INSERT_BEFORE") => {
                 let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
