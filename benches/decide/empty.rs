@@ -1,0 +1,59 @@
+//! The floor: a tonic server that decodes the request and says OK.
+//!
+//! It runs as a child of the bench, with tonic and tokio as they come and the allocator that
+//! Tollgate uses, announces its port on stdout, and ends with its parent: when stdin closes.
+
+use std::io::{self, Read, Write};
+use std::net::Ipv4Addr;
+use std::thread;
+
+use anyhow::Result;
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server::{
+    RateLimitService, RateLimitServiceServer,
+};
+use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+
+/// The first argument that makes this program the empty server.
+pub(crate) const ARGUMENT: &str = "empty-server";
+
+struct Empty;
+
+#[tonic::async_trait]
+impl RateLimitService for Empty {
+    async fn should_rate_limit(
+        &self,
+        _request: Request<RateLimitRequest>,
+    ) -> Result<Response<RateLimitResponse>, Status> {
+        Ok(Response::new(RateLimitResponse {
+            overall_code: Code::Ok.into(),
+            ..RateLimitResponse::default()
+        }))
+    }
+}
+
+/// Serves until stdin closes.
+#[tokio::main]
+pub(crate) async fn serve() -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    writeln!(io::stdout(), "{}", listener.local_addr()?.port())?;
+    let (closed, stdin_closed) = oneshot::channel();
+    thread::spawn(move || {
+        // An error ends the server as the end of the input does.
+        let ended = io::stdin().read_to_end(&mut Vec::new());
+        closed.send(ended)
+    });
+    Server::builder()
+        .add_service(RateLimitServiceServer::new(Empty))
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            async move { drop(stdin_closed.await) },
+        )
+        .await?;
+    Ok(())
+}

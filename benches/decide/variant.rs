@@ -1,0 +1,201 @@
+//! The servers that are compared, and how each is started.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
+use redis::ConnectionLike;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::empty;
+use crate::load::Load;
+use crate::process::{Process, is_http_ready, log_path};
+use crate::tenants::{Expected, Tenants, write_config};
+
+/// What answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Variant {
+    /// A tonic server that only says OK.
+    Empty,
+    /// Tollgate, buckets in its own memory.
+    Memory,
+    /// Tollgate, buckets in a Redis of its own.
+    Redis,
+}
+
+impl Variant {
+    /// Its name in commands and in the table.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Memory => "memory",
+            Self::Redis => "redis",
+        }
+    }
+
+    /// Starts the server, and its Redis if it needs one, and connects to it.
+    pub(crate) async fn start(
+        self,
+        tollgate: &Path,
+        scratch: &Path,
+        load: Load,
+    ) -> Result<Running> {
+        let (server, port, redis) = match self {
+            Self::Empty => {
+                let (server, port) = start_empty()?;
+                (server, port, None)
+            }
+            Self::Memory => {
+                let (server, port) = start_tollgate(tollgate, scratch, self, "memory").await?;
+                (server, port, None)
+            }
+            Self::Redis => {
+                let redis = start_redis(scratch).await?;
+                let (server, port) = start_tollgate(tollgate, scratch, self, &redis.url).await?;
+                (server, port, Some(redis))
+            }
+        };
+        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?;
+        let mut clients = Vec::new();
+        for _ in 0..load.connections {
+            clients.push(RateLimitServiceClient::new(endpoint.connect().await?));
+        }
+        let tenants = Arc::new(Tenants::new(load.keys));
+        Ok(Running {
+            variant: self,
+            clients,
+            tenants,
+            server,
+            redis,
+        })
+    }
+}
+
+/// A started variant; its processes end with it.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// Which it is.
+    pub(crate) variant: Variant,
+    /// One per connection.
+    pub(crate) clients: Vec<RateLimitServiceClient<Channel>>,
+    /// Who asks it.
+    pub(crate) tenants: Arc<Tenants>,
+    // Before its Redis: dropped in this order, so that it never sees Redis go.
+    server: Process,
+    redis: Option<Redis>,
+}
+
+#[derive(Debug)]
+struct Redis {
+    process: Process,
+    url: String,
+}
+
+impl Running {
+    /// The server's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.server.pid()
+    }
+
+    /// The process of its Redis, if it has one.
+    pub(crate) fn redis_pid(&self) -> Option<u32> {
+        self.redis.as_ref().map(|redis| redis.process.pid())
+    }
+
+    /// What its answers have to look like.
+    pub(crate) fn expected(&self) -> Expected {
+        match self.variant {
+            Variant::Empty => Expected::Nothing,
+            Variant::Memory | Variant::Redis => Expected::Charged,
+        }
+    }
+
+    /// Checks that what it answered is what it charged, where it should have.
+    pub(crate) async fn verify(&self) -> Result<()> {
+        if self.expected() == Expected::Charged {
+            let client = self.clients.first().context("no connection")?;
+            self.tenants.verify(client.clone()).await?;
+        }
+        if let Some(redis) = &self.redis {
+            let buckets: usize = redis::cmd("DBSIZE")
+                .query(&mut redis::Client::open(redis.url.as_str())?.get_connection()?)?;
+            let seen = self.tenants.seen();
+            ensure!(
+                buckets >= seen,
+                "{buckets} keys in Redis after {seen} tenants were charged"
+            );
+        }
+        Ok(())
+    }
+}
+
+fn start_empty() -> Result<(Process, u16)> {
+    let mut server = Process::spawn(
+        Command::new(std::env::current_exe()?)
+            .arg(empty::ARGUMENT)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped()),
+    )?;
+    let mut port = String::new();
+    let stdout = server.take_stdout().context("no stdout")?;
+    BufReader::new(stdout).read_line(&mut port)?;
+    let port = port
+        .trim_end()
+        .parse()
+        .context("the empty server announced no port")?;
+    Ok((server, port))
+}
+
+async fn start_tollgate(
+    program: &Path,
+    scratch: &Path,
+    variant: Variant,
+    store: &str,
+) -> Result<(Process, u16)> {
+    let config = scratch.join("bench.yaml");
+    write_config(&config)?;
+    let command = |[grpc, http]: [u16; 2]| {
+        let mut command = Command::new(program);
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(&config)
+            .args(["--store", store]);
+        command.args(["--grpc-addr", &format!("127.0.0.1:{grpc}")]);
+        command.args(["--http-addr", &format!("127.0.0.1:{http}")]);
+        command
+    };
+    let log = log_path(scratch, variant.name());
+    let (server, [grpc, _]) =
+        Process::launch(&log, command, |[_, http]| is_http_ready(http)).await?;
+    Ok((server, grpc))
+}
+
+/// A Redis that keeps nothing on disk.
+async fn start_redis(scratch: &Path) -> Result<Redis> {
+    let url = |[port]: [u16; 1]| format!("redis://127.0.0.1:{port}");
+    let command = |[port]: [u16; 1]| {
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
+        command
+            .args(["--save", "", "--appendonly", "no"])
+            .arg("--dir")
+            .arg(scratch);
+        command
+    };
+    let is_ready = |port| {
+        redis::Client::open(url(port))
+            .and_then(|client| client.get_connection())
+            .is_ok_and(|mut connection| connection.check_connection())
+    };
+    let (process, port) =
+        Process::launch(&log_path(scratch, "redis-server"), command, is_ready).await?;
+    Ok(Redis {
+        process,
+        url: url(port),
+    })
+}
