@@ -15,6 +15,7 @@ pub use answer::{AnswerStyle, BodyStyle, HeaderStyle};
 pub use configured::{
     ConfiguredLimit, Estimate, LimitIndex, OnStoreError, Override, Terms, Unit,
 };
+pub(crate) use configured::rate_limit_terms;
 pub use domain::{Domain, DuplicateRule, Entry, Level, Match, Rule};
 pub use key::{BucketKey, Identity};
 pub use metadata::Metadata;
