@@ -45,6 +45,21 @@ impl<'s> Document<'s> {
     }
 }
 
+impl Document<'_> {
+    /// The error that another file, `first`, describes `domain` already.
+    pub(super) fn duplicate(&self, domain: &str, first: &str) -> ConfigError {
+        let mut findings = Findings::new(self.file);
+        let root = findings.fields(&self.root, "a file", Place::Root);
+        ConfigError {
+            file: self.file.to_owned(),
+            position: Some(root.map_or(Position::START, |root| root.at("domain"))),
+            rule: None,
+            message: format!("duplicate domain '{domain}' in config file"),
+            hint: Some(format!("the first is {first}")),
+        }
+    }
+}
+
 /// The domain that `documents`, which all name it, are together.
 pub(super) fn compile(documents: &[Document<'_>]) -> Result<Compiled, Vec<ConfigError>> {
     let mut domain = Domain::default();
@@ -66,6 +81,7 @@ pub(super) fn compile(documents: &[Document<'_>]) -> Result<Compiled, Vec<Config
             read_answer(&root, &mut answer, &mut findings);
             has_limits |= read_rules(&root, &mut domain, &mut seen, &mut findings);
         }
+        findings.errors.sort_by_key(|error| error.position);
         errors.append(&mut findings.errors);
         warnings.append(&mut findings.warnings);
     }

@@ -3,11 +3,12 @@
 //! It means what it means there, also where that surprises: no `requests_per_unit` is a ban, and a
 //! unit that does not exist is no error beside `unlimited`.
 
-use crate::limit::{Formula, MissingUsage, Rate};
+use crate::limit::{Algorithm, Formula, MissingUsage, Rate};
 use crate::rules::{ConfiguredLimit, Estimate, LimitIndex, Terms, Unit, rate_limit_terms};
 
 use super::error::{Complaint, Findings};
 use super::limit::{Surroundings, replaces};
+use super::rule::printable;
 use super::words::{Place, choice_hint};
 use super::yaml::Node;
 
@@ -54,13 +55,13 @@ pub(super) fn read(
         }
     };
     let name = name?;
-    let label = if name.is_empty() { rule_key } else { name };
-    let algorithm = crate::limit::Algorithm::FixedWindow;
+    let label = printable(if name.is_empty() { rule_key } else { name });
+    let algorithm = Algorithm::FixedWindow;
     Some(ConfiguredLimit {
         index: LimitIndex::default(),
         name: name.to_owned(),
-        label: label.to_owned(),
-        identity: ConfiguredLimit::identity_of(surroundings.domain, label, algorithm),
+        identity: ConfiguredLimit::identity_of(surroundings.domain, &label, algorithm),
+        label: label.into_owned(),
         terms,
         formula: Formula::HITS,
         estimate: Estimate::None,

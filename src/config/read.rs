@@ -42,8 +42,23 @@ impl Findings<'_> {
         what: &str,
         place: Place,
     ) -> Option<Fields<'n, 'a>> {
-        let entries = self.map(node, what)?;
-        for (key, _) in entries {
+        let fields = self.unchecked(node, what)?;
+        self.check_keys(&fields, place);
+        Some(fields)
+    }
+
+    /// `node` as a map whose keys are still to be checked.
+    pub(super) fn unchecked<'n, 'a>(
+        &mut self,
+        node: &'n Node<'a>,
+        what: &str,
+    ) -> Option<Fields<'n, 'a>> {
+        self.map(node, what).map(|entries| Fields { at: node.at, entries })
+    }
+
+    /// Puts the keys that may not stand at `place` on record.
+    pub(super) fn check_keys(&mut self, fields: &Fields<'_, '_>, place: Place) {
+        for (key, _) in fields.entries {
             match scalar(key) {
                 Some(text) if place.keys().contains(&text) => {}
                 Some(text) if matches!(key.value, Value::Scalar { plain: true, .. }) && !is_text(text) => {
@@ -53,7 +68,6 @@ impl Findings<'_> {
                 None => self.error(key.at, format!("key is not of type string: {}", key.kind())),
             }
         }
-        Some(Fields { at: node.at, entries })
     }
 
     /// `node` as a map with keys of any name.

@@ -1,5 +1,6 @@
 //! Descriptors to rules: the tree.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::rules::{ConfiguredLimit, Domain, Level, LimitIndex, Rule};
@@ -49,9 +50,7 @@ impl Descriptors<'_, '_> {
                 self.findings.error(item.at, not_a_map(item));
                 continue;
             }
-            let Some(fields) = self.findings.fields(item, "a descriptor", Place::Descriptor) else {
-                continue;
-            };
+            let Some(fields) = self.findings.unchecked(item, "a descriptor") else { continue };
             self.descriptor(&fields, above, level, seen);
             self.findings.rule.clone_from(&above.path);
         }
@@ -66,9 +65,7 @@ impl Descriptors<'_, '_> {
     ) {
         let key = self.findings.text_of(fields, "key");
         let value = self.findings.text_of(fields, "value");
-        if key == Some("") {
-            self.findings.error(fields.at, "descriptor has empty key");
-        }
+        let keyless = key == Some("");
         let (key, value) = (key.unwrap_or_default(), value.unwrap_or_default());
         let composite = match value {
             "" => key.to_owned(),
@@ -76,9 +73,13 @@ impl Descriptors<'_, '_> {
         };
         let this = Above {
             path: joined(&above.path, " > ", &Step { key, value }.to_string()),
-            key: joined(&above.key, ".", &composite),
+            key: joined(&above.key, ".", &printable(&composite)),
         };
         self.findings.rule.clone_from(&this.path);
+        self.findings.check_keys(fields, Place::Descriptor);
+        if keyless {
+            self.findings.error(fields.at, "descriptor has empty key");
+        }
         let shared = self.findings.boolean_of(fields, "share_threshold").unwrap_or(false);
         if shared && !composite.contains('*') {
             let wrong = format!(
@@ -179,11 +180,20 @@ pub(super) struct Step<'s> {
 
 impl std::fmt::Display for Step<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (self.key, self.value) {
-            ("", "") => f.write_str("?"),
-            (key, "") => f.write_str(key),
-            (key, value) => write!(f, "{key}={value}"),
+        f.write_str(&printable(if self.key.is_empty() { "?" } else { self.key }))?;
+        if self.value.is_empty() {
+            return Ok(());
         }
+        write!(f, "={}", printable(self.value))
+    }
+}
+
+/// What goes into logs, metrics and headers as one line.
+pub(super) fn printable(text: &str) -> Cow<'_, str> {
+    if text.contains(char::is_control) {
+        text.replace(char::is_control, "\u{fffd}").into()
+    } else {
+        text.into()
     }
 }
 

@@ -51,14 +51,15 @@ impl Node<'_> {
             _ if self.is_null() => "nothing".into(),
             Value::List(_) => "a list".into(),
             Value::Map(_) => "a map".into(),
-            Value::Scalar { text, .. } => format!("'{text}'").into(),
+            Value::Scalar { text, plain: true } => format!("'{text}'").into(),
+            Value::Scalar { text, plain: false } => format!("the text '{text}'").into(),
         }
     }
 
-    /// The nodes it is made of, itself and keys included, and the depth of the deepest.
+    /// The nodes it is made of, itself and keys included, and how deep lists and maps nest in it.
     fn extent(&self) -> (usize, usize) {
         let mut nodes = 1;
-        let mut depth = 0;
+        let mut depth = usize::from(!matches!(self.value, Value::Scalar { .. }));
         let mut add = |child: &Node<'_>| {
             let (below, deep) = child.extent();
             nodes += below;
