@@ -61,6 +61,7 @@ impl Level {
     /// Adds a rule for `key` and `value`; an empty value stands for any.
     pub fn insert(&mut self, key: &str, value: &str, rule: Rule) -> Result<(), DuplicateRule> {
         let composite = composite(key, value);
+<<<<<<< HEAD
         let known = self.exact.contains_key(composite.as_str())
             || self
                 .wildcards
@@ -69,9 +70,19 @@ impl Level {
         if known {
             return Err(DuplicateRule(composite));
         }
+=======
+>>>>>>> wip-config
         match Pattern::parse(&composite) {
-            Some(pattern) => self.wildcards.push((pattern, rule)),
+            Some(pattern) => {
+                if self.wildcards.iter().any(|(known, _)| known.text() == composite) {
+                    return Err(DuplicateRule(composite));
+                }
+                self.wildcards.push((pattern, rule));
+            }
             None => {
+                if self.exact.contains_key(composite.as_str()) {
+                    return Err(DuplicateRule(composite));
+                }
                 self.exact.insert(composite.into_boxed_str(), rule);
             }
         }
