@@ -1,13 +1,32 @@
-//! x
-<<<<<<< HEAD
+//! Tollgate: a rate-limit service for Envoy that counts what LLM traffic really costs.
+//!
+//! The map, from the inside out; arrows go up only, and a test holds them:
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`limit`] | pure: buckets, costs, decisions |
+//! | [`rules`] | pure: what was configured, compiled |
+//! | [`config`] | files to rules; watching them |
+//! | [`store`] | where buckets live: memory, Redis |
+//! | [`service`] | the use cases |
+//! | [`grpc`], [`admin`] | the edges |
+//! | [`clock`], [`health`], [`metrics`], [`settings`], [`shutdown`], [`telemetry`] | leaves |
+//! | [`cli`], [`run`] | composition |
+
+pub mod admin;
+pub mod cli;
 pub mod clock;
-pub mod grpc;
-=======
 pub mod config;
->>>>>>> wip-config
+pub mod grpc;
+pub mod health;
 pub mod limit;
 pub mod metrics;
 pub mod rules;
+mod run;
 pub mod service;
+pub mod settings;
+pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+
+pub use run::{Listeners, RunError, run};

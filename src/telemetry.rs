@@ -1,7 +1,28 @@
-//! Logs.
+//! Logs: to standard error, as text for people or as JSON.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use tracing_subscriber::EnvFilter;
+
+use crate::settings::LogFormat;
+
+/// Begins to log what `filter` lets through.
+///
+/// # Errors
+///
+/// Says what is wrong with the filter, or that logging began before.
+pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| format!("--log-level: {error}"))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => builder.try_init(),
+    }
+    .map_err(|error| format!("cannot log: {error}"))
+}
 
 /// Lets one log line through every so often and counts those it held back.
 #[derive(Debug)]

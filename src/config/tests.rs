@@ -17,7 +17,9 @@ use super::yaml::{MAX_BYTES, MAX_DEPTH, MAX_NODES};
 use super::{BUILTIN, builtin, outline, parse};
 
 fn data(directory: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/config").join(directory)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data/config")
+        .join(directory)
 }
 
 /// The YAML files of a directory, as they are named and with their texts.
@@ -25,7 +27,10 @@ fn files(directory: &str) -> Vec<(PathBuf, String, String)> {
     let mut files = Vec::new();
     for entry in fs::read_dir(data(directory)).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "yaml") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "yaml")
+        {
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
             let text = fs::read_to_string(&path).unwrap();
             files.push((path, name, text));
@@ -85,9 +90,19 @@ fn the_built_in_domain_is_the_example() {
     assert_eq!(domain.name, "llm");
     assert_eq!(warnings(BUILTIN), [""; 0]);
     let acme = rule(&domain, "tenant=acme");
-    let names: Vec<&str> = acme.limits.iter().map(|limit| limit.name.as_str()).collect();
-    assert_eq!(names, ["tenant-requests", "tenant-tokens", "tenant-daily-requests"]);
-    assert_eq!(domain.answer.headers, [HeaderStyle::RetryAfter, HeaderStyle::OpenAi]);
+    let names: Vec<&str> = acme
+        .limits
+        .iter()
+        .map(|limit| limit.name.as_str())
+        .collect();
+    assert_eq!(
+        names,
+        ["tenant-requests", "tenant-tokens", "tenant-daily-requests"]
+    );
+    assert_eq!(
+        domain.answer.headers,
+        [HeaderStyle::RetryAfter, HeaderStyle::OpenAi]
+    );
     assert_eq!(domain.answer.body, BodyStyle::OpenAi);
 }
 
@@ -101,7 +116,9 @@ descriptors:
 ";
     let domain = parse(text, "f").unwrap();
     let rule = rule(&domain, "k");
-    let [theirs, ours] = rule.limits.as_slice() else { panic!("{rule:?}") };
+    let [theirs, ours] = rule.limits.as_slice() else {
+        panic!("{rule:?}")
+    };
     let (Terms::Limited(their_terms), Terms::Limited(our_terms)) = (theirs.terms, ours.terms)
     else {
         panic!("{rule:?}")
@@ -114,7 +131,10 @@ descriptors:
     assert_eq!(our_terms.when_over, WhenOver::Refuse);
     assert_eq!(our_terms.zero_cost, ZeroCost::NeedsRoom);
     assert_eq!((ours.name.as_str(), ours.label.as_str()), ("l", "l"));
-    assert_eq!((theirs.index.0, ours.index.0, domain.limit_count), (0, 1, 2));
+    assert_eq!(
+        (theirs.index.0, ours.index.0, domain.limit_count),
+        (0, 1, 2)
+    );
     assert_ne!(theirs.identity, ours.identity);
 }
 
@@ -142,7 +162,11 @@ fn indexes_are_dense() {
     for (_, name, text) in files("valid") {
         let domain = parse(&text, &name).unwrap();
         let indexes: Vec<usize> = domain.limits().iter().map(|limit| limit.index.0).collect();
-        assert_eq!(indexes, (0..domain.limit_count).collect::<Vec<_>>(), "{name}");
+        assert_eq!(
+            indexes,
+            (0..domain.limit_count).collect::<Vec<_>>(),
+            "{name}"
+        );
     }
 }
 
@@ -160,14 +184,24 @@ descriptors:
 ";
     let domain = parse(text, "f").unwrap();
     let effects: Vec<Effect> = rule(&domain, "k").limits.iter().map(|l| l.effect).collect();
-    assert_eq!(effects, [Effect::Quota, Effect::Quota, Effect::Shadow, Effect::Enforce]);
+    assert_eq!(
+        effects,
+        [
+            Effect::Quota,
+            Effect::Quota,
+            Effect::Shadow,
+            Effect::Enforce
+        ]
+    );
 }
 
 #[test]
 fn metadata_keeps_its_types() {
     let text = fs::read_to_string(data("valid/reference-tree.yaml")).unwrap();
     let domain = parse(&text, "f").unwrap();
-    let Some(Metadata::Map(map)) = &rule(&domain, "plan=gold").metadata else { panic!() };
+    let Some(Metadata::Map(map)) = &rule(&domain, "plan=gold").metadata else {
+        panic!()
+    };
     assert_eq!(map["tier"], Metadata::Text("gold".to_owned()));
     assert_eq!(map["seats"], Metadata::Number(12.0));
     assert_eq!(map["ratio"], Metadata::Number(0.5));
@@ -176,7 +210,9 @@ fn metadata_keeps_its_types() {
     assert_eq!(map["owner"], Metadata::Null);
     let regions = ["eu", "us"].map(|region| Metadata::Text(region.to_owned()));
     assert_eq!(map["regions"], Metadata::List(regions.to_vec()));
-    let Metadata::Map(nested) = &map["nested"] else { panic!() };
+    let Metadata::Map(nested) = &map["nested"] else {
+        panic!()
+    };
     assert_eq!(nested["a"], Metadata::Number(16.0));
 }
 
@@ -184,7 +220,10 @@ fn metadata_keeps_its_types() {
 fn a_shared_wildcard_keeps_its_pattern() {
     let text = fs::read_to_string(data("valid/reference-tree.yaml")).unwrap();
     let domain = parse(&text, "f").unwrap();
-    assert_eq!(rule(&domain, "path=files/*").shared_value.as_deref(), Some("files/*"));
+    assert_eq!(
+        rule(&domain, "path=files/*").shared_value.as_deref(),
+        Some("files/*")
+    );
     assert_eq!(rule(&domain, "path=*/download").shared_value, None);
 }
 
@@ -202,7 +241,9 @@ fn nesting_is_bounded() {
     assert!(messages(&nested(MAX_DEPTH + 1))[0].ends_with(too_deep));
     let begun = Instant::now();
     assert!(messages(&nested(100_000))[0].ends_with(too_deep));
-    let block: String = (0..2000).map(|level| format!("{}- \n", " ".repeat(level))).collect();
+    let block: String = (0..2000)
+        .map(|level| format!("{}- \n", " ".repeat(level)))
+        .collect();
     assert!(messages(&format!("domain: d\ndescriptors:\n{block}"))[0].ends_with(too_deep));
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
@@ -211,12 +252,17 @@ fn nesting_is_bounded() {
 fn an_alias_cannot_nest_deeper_than_what_it_stands_for_allows() {
     let half = "[".repeat(40) + &"]".repeat(40);
     let text = |open: &str, close: &str| {
-        format!("domain: d\ndescriptors:\n  - key: k\n    metadata: {{ a: &x {half}, b: {open}*x{close} }}\n")
+        format!(
+            "domain: d\ndescriptors:\n  - key: k\n    metadata: {{ a: &x {half}, b: {open}*x{close} }}\n"
+        )
     };
     // The file and its descriptor are four levels, and the anchored list is 40 more.
     assert_eq!(messages(&text(&"[".repeat(20), &"]".repeat(20))), [""; 0]);
     let too_deep = messages(&text(&"[".repeat(21), &"]".repeat(21)));
-    assert!(too_deep[0].ends_with("nested deeper than 64 levels"), "{too_deep:?}");
+    assert!(
+        too_deep[0].ends_with("nested deeper than 64 levels"),
+        "{too_deep:?}"
+    );
 }
 
 #[test]
@@ -249,7 +295,10 @@ fn a_hundred_thousand_descriptors_load() {
 #[test]
 fn a_file_that_is_too_long_is_not_looked_at() {
     let said = messages(&" ".repeat(MAX_BYTES + 1));
-    assert_eq!(said, [format!("f:1:1: the file is longer than {MAX_BYTES} bytes")]);
+    assert_eq!(
+        said,
+        [format!("f:1:1: the file is longer than {MAX_BYTES} bytes")]
+    );
 }
 
 #[test]

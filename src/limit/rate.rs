@@ -38,7 +38,10 @@ impl Rate {
         if amount > MAX_AMOUNT {
             return Err(InvalidRate::AmountTooLarge);
         }
-        if period.is_zero() || period > Self::MAX_PERIOD || period.subsec_nanos() % 1000 != 0 {
+        if period.is_zero()
+            || period > Self::MAX_PERIOD
+            || !period.subsec_nanos().is_multiple_of(1000)
+        {
             return Err(InvalidRate::PeriodOutOfRange);
         }
         let Ok(period_micros) = u64::try_from(period.as_micros()) else {

@@ -1,3 +1,5 @@
 //! The integration tests, in one binary.
 
 mod examples;
+mod store;
+mod support;

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::connection::{Connection, Link};
 use super::script::{self, Answer, Call, MAX_KEYS, Operation};
 use super::{CallReport, Options, REPORT_DEADLINE, StoreError};
-use crate::clock;
+use crate::clock::{self, ManualClock};
 use crate::limit::{Effect, Mode, Settlement, WhenOver};
 use crate::store::{Admission, Charges, Decision, Ending, Verdict};
 
@@ -98,7 +98,7 @@ pub(super) async fn run(
         }
         let mut command = redis::cmd("EVALSHA");
         command.arg(&sha);
-        let time = options.clock.as_ref().map(clock::ManualClock::now);
+        let time = options.clock.as_ref().map(ManualClock::now);
         call.arguments(&options.prefix, time, |argument| {
             command.arg(argument);
         });
@@ -163,15 +163,15 @@ fn gather(
 }
 
 async fn evaluate(mut connection: Connection, command: Cmd) -> Result<Vec<u8>, StoreError> {
-    let mut result = connection.commands.send_packed_command(&command).await;
+    let mut result = connection.send(&command).await;
     let unknown =
         |error: &redis::RedisError| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript);
     if result.as_ref().is_err_and(unknown) {
         // Redis restarted, or somebody flushed its scripts. Nothing was done yet.
         let mut load = redis::cmd("SCRIPT");
         load.arg("LOAD").arg(script::SOURCE);
-        result = match connection.commands.send_packed_command(&load).await {
-            Ok(_) => connection.commands.send_packed_command(&command).await,
+        result = match connection.send(&load).await {
+            Ok(_) => connection.send(&command).await,
             Err(error) => Err(error),
         };
     }

@@ -65,10 +65,10 @@ impl<'a> Reader<'a> {
     #[expect(clippy::cast_precision_loss, reason = "2^53 is exact")]
     pub(super) fn signed(&mut self) -> Result<i64, Malformed> {
         let number = f64::from_le_bytes(self.array()?);
-        if number.trunc() == number && number.abs() <= EXACT as f64 {
-            Ok(number as i64)
-        } else {
+        if number.abs() > EXACT as f64 || number.fract() != 0.0 {
             Err(Malformed)
+        } else {
+            Ok(number as i64)
         }
     }
 

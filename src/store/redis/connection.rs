@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo as _};
+use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo as _, Value};
 use secrecy::ExposeSecret as _;
 
 use super::{Options, StoreError};
@@ -26,12 +26,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A way to Redis. Copies share the connection.
 #[derive(Clone, Debug)]
 pub(super) struct Link {
-    client: Client,
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    client: Client,
     state: Mutex<State>,
     /// Held while somebody connects, so that only one does.
     connecting: tokio::sync::Mutex<()>,
@@ -48,7 +48,7 @@ struct State {
 /// A connection, and whether it is known to be closed.
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
-    pub(super) commands: MultiplexedConnection,
+    commands: MultiplexedConnection,
     closed: Arc<AtomicBool>,
 }
 
@@ -69,8 +69,11 @@ impl Link {
             .set_protocol(redis::ProtocolVersion::RESP3);
         let client = Client::open(info.set_redis_settings(settings)).map_err(invalid)?;
         Ok(Self {
-            client,
-            shared: Arc::default(),
+            shared: Arc::new(Shared {
+                client,
+                state: Mutex::default(),
+                connecting: tokio::sync::Mutex::default(),
+            }),
         })
     }
 
@@ -93,7 +96,7 @@ impl Link {
             }
         }
         // In a task of its own, so that whoever gives up waiting does not end the attempt.
-        let attempt = tokio::spawn(connect(self.client.clone()));
+        let attempt = tokio::spawn(connect(self.shared.client.clone()));
         let result = match attempt.await {
             Ok(result) => result.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
@@ -118,7 +121,7 @@ impl Link {
     /// Asks for something on the side: not part of a decision.
     pub(super) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
         let mut connection = self.connection().await?;
-        match connection.commands.send_packed_command(command).await {
+        match connection.send(command).await {
             Ok(value) => redis::from_redis_value(value)
                 .map_err(|error| StoreError::Rejected(error.to_string())),
             Err(error) => Err(connection.failed(&error)),
@@ -142,6 +145,12 @@ impl Link {
 }
 
 impl Connection {
+    /// Sends a command. An error that Redis answers with is an error, not a value.
+    pub(super) async fn send(&mut self, command: &Cmd) -> Result<Value, redis::RedisError> {
+        let answer = self.commands.send_packed_command(command).await;
+        answer.and_then(Value::extract_error)
+    }
+
     /// Says what an error means, and gives up on the connection if it is to blame.
     pub(super) fn failed(&self, error: &redis::RedisError) -> StoreError {
         if error.is_io_error()

@@ -40,7 +40,7 @@ pub struct Options {
     /// Where the time comes from, if not from Redis: for tests.
     pub clock: Option<ManualClock>,
     /// Told of every call that was made.
-    pub on_call: Option<Arc<dyn Fn(&CallReport) + Send + Sync>>,
+    pub on_call: Option<OnCall>,
 }
 
 impl Options {
@@ -66,6 +66,9 @@ impl fmt::Debug for Options {
             .finish_non_exhaustive()
     }
 }
+
+/// What is told of every call.
+pub type OnCall = Arc<dyn Fn(&CallReport) + Send + Sync>;
 
 /// One call that was made.
 #[derive(Debug)]

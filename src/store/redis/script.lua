@@ -13,6 +13,9 @@
 local unpack_struct, pack, floor = struct.unpack, struct.pack, math.floor
 local EXACT = 9007199254740992
 local MAX_SPENT = 4000000000000000
+-- The longest a bucket is remembered after its last charge: a debt at a rate of nearly nothing
+-- would need an expiry that Redis refuses.
+local CENTURY = 3155760000000000
 
 local now
 if ARGV[3] then
@@ -354,6 +357,7 @@ for i = 1, #name do
       else
         full_in = s * denominator[l] / numerator[l]
       end
+      if full_in > CENTURY then full_in = CENTURY end
       if now + full_in > lives[i] then
         -- Twice as long as needed, so that a busy bucket's expiry moves rarely.
         local lifetime = floor(full_in * 2) + 60000000

@@ -257,6 +257,7 @@ fn limits_of(charges: &Charges) -> impl Iterator<Item = &Limit> {
     charges.iter().map(|charge| &charge.charge.limit)
 }
 
+#[expect(single_use_lifetimes, reason = "`impl Trait` takes no anonymous one")]
 fn read_readings<'a>(
     reader: &mut Reader<'_>,
     limits: impl Iterator<Item = &'a Limit>,
@@ -291,8 +292,7 @@ fn read_readings<'a>(
 fn write_name(name: &mut String, prefix: &str, kind: &str, key: &impl std::fmt::Display) {
     use std::fmt::Write as _;
     name.clear();
-    // Writing to a string cannot fail.
-    _ = write!(name, "{prefix}{kind}{key}");
+    write!(name, "{prefix}{kind}{key}").unwrap_or_default(); // Writing to a string cannot fail.
 }
 
 fn micros(duration: std::time::Duration) -> u64 {

@@ -1,0 +1,42 @@
+//! The commands: what each does with its settings, and the exit code it ends with.
+//!
+//! 0: done. 1: it was tried and is not well (a mistake in a file, a service that refuses or does
+//! not answer). 2: the command line is wrong, or nothing could be begun.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "commands talk to people"
+)]
+
+mod call;
+mod check;
+mod serve;
+
+use std::future::Future;
+use std::process::ExitCode;
+
+pub use call::call;
+pub use check::{check, explain};
+pub use serve::serve;
+
+/// Runs a command that waits for the network.
+pub fn block_on(command: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => {
+            let code = runtime.block_on(command);
+            // What still runs (a file watcher, a stuck connection) must not keep us.
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => fail(&format!("cannot start: {error}")),
+    }
+}
+
+/// Says why nothing could be begun.
+pub fn fail(problem: &str) -> ExitCode {
+    eprintln!("tollgate: {problem}");
+    ExitCode::from(2)
+}

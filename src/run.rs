@@ -1,0 +1,276 @@
+//! Putting the parts together, and taking them down in order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::ExposeSecret as _;
+use tokio::net::TcpListener;
+
+use crate::config::{self, ConfigError, Library, LoadReport};
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::rules::Domain;
+use crate::service::{self, Service};
+use crate::settings::{ServeArgs, StoreUrl};
+use crate::shutdown::Shutdown;
+use crate::store::{Memory, Redis, Store, StoreError};
+use crate::{admin, clock, grpc, store};
+
+/// How often readiness is looked at.
+const READINESS: Duration = Duration::from_secs(1);
+
+/// How often reservations are counted and full buckets forgotten.
+const TIDYING: Duration = Duration::from_secs(10);
+
+/// The open ports.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For gRPC.
+    pub grpc: TcpListener,
+    /// For HTTP.
+    pub http: TcpListener,
+}
+
+/// Why serving could not begin, or broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration has mistakes. Nothing is served by half of one; once serving, a mistake
+    /// only keeps the last good version.
+    #[error("the configuration has {} error(s):\n{}", .0.len(), lines(.0))]
+    Config(Vec<ConfigError>),
+    /// The files that were named configure nothing.
+    #[error("no configuration files found in the given --config paths")]
+    NoConfig,
+    /// A listener failed.
+    #[error("serving gRPC failed: {0}")]
+    Grpc(#[from] tonic::transport::Error),
+    /// A listener failed.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The metrics contradict each other.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The store cannot be used at all.
+    #[error("--store: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// Serves on `listeners` until `shutdown`.
+///
+/// # Errors
+///
+/// See [`RunError`].
+pub async fn run(
+    args: ServeArgs,
+    listeners: Listeners,
+    shutdown: Shutdown,
+) -> Result<(), RunError> {
+    let metrics = Metrics::new()?;
+    let (library, domains) = load(&args, &metrics)?;
+    let store = open_store(&args, &metrics)?;
+    let options = service::Options {
+        hold_time: args.hold_time,
+    };
+    let service = Service::new(store, metrics, options);
+    service.install(&domains);
+
+    let grpc_addr = listeners.grpc.local_addr()?;
+    let http_addr = listeners.http.local_addr()?;
+    let health = Health::default();
+    let grpc_health = grpc::Health::default();
+    let _ = library;
+    let ready = tokio::spawn(watch_readiness(
+        service.clone(),
+        health.clone(),
+        grpc_health.clone(),
+        shutdown.clone(),
+    ));
+    let tidy = tokio::spawn(tidy(service.clone()));
+
+    let stopping = || {
+        let shutdown = shutdown.clone();
+        async move { shutdown.stopping().await }
+    };
+    let grpc = tokio::spawn(grpc::serve(
+        listeners.grpc,
+        service.clone(),
+        grpc_health,
+        stopping(),
+    ));
+    let router = admin::router(service, health);
+    let http = tokio::spawn(admin::serve(listeners.http, router, stopping()));
+    tracing::info!(%grpc_addr, %http_addr, "listening");
+    if args.config.is_empty() {
+        tracing::info!(
+            "no --config given: serving the built-in example, domain llm; \
+             try: tollgate call {grpc_addr} --domain llm tenant=demo --repeat 6"
+        );
+    }
+    if matches!(args.store, StoreUrl::Memory) {
+        tracing::info!("buckets live in this process: other replicas will not share them");
+    }
+
+    let result = supervise(grpc, http, &shutdown, args.drain_timeout).await;
+    ready.abort();
+    tidy.abort();
+    result
+}
+
+type Served<E> = tokio::task::JoinHandle<Result<(), E>>;
+
+/// Waits for the end: a listener that fails ends everything; after `stopping`, what is under way
+/// may take `patience`.
+async fn supervise(
+    mut grpc: Served<tonic::transport::Error>,
+    mut http: Served<std::io::Error>,
+    shutdown: &Shutdown,
+    patience: Duration,
+) -> Result<(), RunError> {
+    tokio::select! {
+        ended = &mut grpc, if !shutdown.is_leaving() => return flat(ended),
+        ended = &mut http, if !shutdown.is_leaving() => return flat(ended),
+        () = shutdown.stopping() => {}
+    }
+    let both = async {
+        if !grpc.is_finished() {
+            flat((&mut grpc).await)?;
+        }
+        if !http.is_finished() {
+            flat((&mut http).await)?;
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(patience, both).await {
+        Ok(result) => result,
+        Err(_) => {
+            tracing::warn!(?patience, "calls under way did not finish in time");
+            Ok(())
+        }
+    }
+}
+
+fn flat<E>(ended: Result<Result<(), E>, tokio::task::JoinError>) -> Result<(), RunError>
+where
+    RunError: From<E>,
+{
+    match ended {
+        Ok(result) => result.map_err(RunError::from),
+        Err(error) => Err(RunError::Io(std::io::Error::other(error))),
+    }
+}
+
+type Domains = BTreeMap<String, Arc<Domain>>;
+
+fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Option<Library>, Domains), RunError> {
+    if args.config.is_empty() {
+        let domain = config::builtin();
+        metrics.count_config_load(true);
+        return Ok((
+            None,
+            BTreeMap::from([(domain.name.clone(), Arc::new(domain))]),
+        ));
+    }
+    let (library, report) = Library::open(args.config.clone(), args.merge_domains);
+    tell(&report, metrics);
+    if !report.errors.is_empty() {
+        return Err(RunError::Config(report.errors));
+    }
+    if library.domains().is_empty() {
+        return Err(RunError::NoConfig);
+    }
+    let domains = library.domains().clone();
+    Ok((Some(library), domains))
+}
+
+/// Logs and counts a load.
+fn tell(report: &LoadReport, metrics: &Metrics) {
+    for error in &report.errors {
+        tracing::error!(%error, "configuration error");
+    }
+    for warning in &report.warnings {
+        tracing::warn!(%warning, "configuration warning");
+    }
+    for domain in &report.kept {
+        tracing::warn!(domain, "keeping the last good configuration");
+    }
+    for domain in &report.removed {
+        tracing::info!(domain, "configuration removed");
+    }
+    for domain in &report.changed {
+        tracing::info!(domain, "configuration loaded");
+    }
+    let success = report.errors.is_empty();
+    metrics.count_config_load(success);
+    if success {
+        let now = clock::Clock::System.now().as_micros() / 1_000_000;
+        metrics
+            .config_last_success
+            .set(i64::try_from(now).unwrap_or(i64::MAX));
+    }
+}
+
+fn open_store(args: &ServeArgs, metrics: &Metrics) -> Result<Store, RunError> {
+    let StoreUrl::Redis(url) = &args.store else {
+        return Ok(Store::Memory(Memory::new(clock::Clock::System)));
+    };
+    let mut options = store::redis::Options::new(url.expose_secret());
+    options.prefix.clone_from(&args.redis_prefix);
+    options.deadline = args.store_timeout;
+    let operations = metrics.store_batch_operations.clone();
+    options.on_call = Some(Arc::new(move |call: &store::redis::CallReport| {
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a count of operations in one call"
+        )]
+        operations.observe(call.operations as f64);
+    }));
+    Ok(Store::Redis(Redis::start(options)?))
+}
+
+async fn watch_readiness(
+    service: Service,
+    health: Health,
+    grpc_health: grpc::Health,
+    shutdown: Shutdown,
+) {
+    let mut interval = tokio::time::interval(READINESS);
+    let mut was_ready = None;
+    while !shutdown.is_leaving() {
+        let state = service.ready().await;
+        let ready = state.is_ok();
+        if was_ready != Some(ready) {
+            match state {
+                Ok(()) => tracing::info!("ready"),
+                Err(reason) => tracing::warn!(reason, "not ready"),
+            }
+            was_ready = Some(ready);
+        }
+        if ready {
+            health.ready();
+        }
+        grpc_health.set_ready(ready).await;
+        tokio::select! {
+            _ = interval.tick() => {}
+            () = shutdown.leaving() => break,
+        }
+    }
+    health.drain();
+    grpc_health.set_ready(false).await;
+}
+
+async fn tidy(service: Service) {
+    let mut interval = tokio::time::interval(TIDYING);
+    loop {
+        interval.tick().await;
+        service.tidy().await;
+    }
+}
+
+fn lines(errors: &[ConfigError]) -> String {
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
+}

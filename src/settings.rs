@@ -1,0 +1,303 @@
+//! What the command line and the environment say. Read once, before anything is opened.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use secrecy::SecretString;
+
+/// A rate-limit service for Envoy that counts what LLM traffic really costs.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tollgate",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve Envoy's rate-limit API, our own, and metrics.
+    Serve(ServeArgs),
+    /// Check configuration files: exit code 1 and every mistake with its place, or what was loaded.
+    Check(CheckArgs),
+    /// Tell which rule and limits a descriptor comes to, what they count, and the keys of their
+    /// buckets. Needs no service.
+    Explain(ExplainArgs),
+    /// Ask a running service (any service with Envoy's rate-limit API) and print its answer.
+    Call(CallArgs),
+}
+
+/// What `serve` is told.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// A configuration file, or a directory of them; may be repeated. Watched for changes.
+    /// Without any, an example that is built in.
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "TOLLGATE_CONFIG",
+        value_delimiter = ','
+    )]
+    pub config: Vec<PathBuf>,
+
+    /// Let several files describe one domain together.
+    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS")]
+    pub merge_domains: bool,
+
+    /// Where buckets live: `memory`, or redis://[USER:PASSWORD@]HOST:PORT[/DB], or rediss://… for
+    /// TLS. Replicas share limits through Redis; with `memory` each has its own.
+    #[arg(
+        long,
+        value_name = "STORE",
+        env = "TOLLGATE_STORE",
+        default_value = "memory",
+        hide_env_values = true
+    )]
+    pub store: StoreUrl,
+
+    /// How long a decision waits for Redis. Shorter than Envoy's timeout (20 ms by default).
+    #[arg(long, value_name = "TIME", env = "TOLLGATE_STORE_TIMEOUT", default_value = "15ms", value_parser = duration)]
+    pub store_timeout: Duration,
+
+    /// What all keys in Redis start with.
+    #[arg(long, value_name = "TEXT", env = "TOLLGATE_REDIS_PREFIX", default_value = "tollgate:", value_parser = prefix)]
+    pub redis_prefix: String,
+
+    /// How long a reservation waits for its usage report. Longer than the longest stream.
+    #[arg(long, value_name = "TIME", env = "TOLLGATE_HOLD_TIME", default_value = "1h", value_parser = duration)]
+    pub hold_time: Duration,
+
+    /// Where to serve gRPC: Envoy's rate-limit API, tollgate.v1, health.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "TOLLGATE_GRPC_ADDR",
+        default_value = "0.0.0.0:8081"
+    )]
+    pub grpc_addr: SocketAddr,
+
+    /// Where to serve HTTP: /metrics, /healthcheck, /readyz, /v1/….
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "TOLLGATE_HTTP_ADDR",
+        default_value = "0.0.0.0:8080"
+    )]
+    pub http_addr: SocketAddr,
+
+    /// How long to go on serving after SIGTERM, while load balancers learn that we are leaving.
+    #[arg(long, value_name = "TIME", env = "TOLLGATE_DRAIN_DELAY", default_value = "5s", value_parser = duration_or_zero)]
+    pub drain_delay: Duration,
+
+    /// How long calls under way may take to finish after that.
+    #[arg(long, value_name = "TIME", env = "TOLLGATE_DRAIN_TIMEOUT", default_value = "10s", value_parser = duration)]
+    pub drain_timeout: Duration,
+
+    /// What to log: error, warn, info, debug, trace, or a filter such as `info,tollgate::store=debug`.
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        env = "TOLLGATE_LOG_LEVEL",
+        default_value = "info"
+    )]
+    pub log_level: String,
+
+    /// How to log.
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "TOLLGATE_LOG_FORMAT",
+        default_value = "text"
+    )]
+    pub log_format: LogFormat,
+}
+
+/// What `check` is told.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The files and directories to check.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+
+    /// Let several files describe one domain together.
+    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS")]
+    pub merge_domains: bool,
+}
+
+/// What `explain` is told.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The configuration: a file or a directory.
+    pub path: PathBuf,
+
+    /// The domain; not needed where there is only one.
+    #[arg(long)]
+    pub domain: Option<String>,
+
+    /// The entries of the descriptor, in their order.
+    #[arg(required = true, value_name = "KEY=VALUE", value_parser = entry)]
+    pub entries: Vec<(String, String)>,
+
+    /// Let several files describe one domain together.
+    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS")]
+    pub merge_domains: bool,
+}
+
+/// What `call` is told.
+#[derive(Debug, Args)]
+pub struct CallArgs {
+    /// The service: HOST:PORT or http://HOST:PORT.
+    pub address: String,
+
+    /// The domain.
+    #[arg(long)]
+    pub domain: String,
+
+    /// The entries of one descriptor, in their order.
+    #[arg(value_name = "KEY=VALUE", value_parser = entry, required_unless_present = "descriptors")]
+    pub entries: Vec<(String, String)>,
+
+    /// One more descriptor, its entries separated by commas; may be repeated.
+    #[arg(long = "descriptor", value_name = "KEY=VALUE[,KEY=VALUE]…", value_parser = descriptor)]
+    pub descriptors: Vec<EntryList>,
+
+    /// The addend of every descriptor; 0 only looks. Without it none is sent.
+    #[arg(long, value_name = "N")]
+    pub hits: Option<u64>,
+
+    /// How often to ask.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub repeat: u32,
+
+    /// Print JSON, an object a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The entries of one descriptor.
+#[derive(Clone, Debug)]
+pub struct EntryList(pub Vec<(String, String)>);
+
+/// Where buckets live.
+#[derive(Clone, Debug)]
+pub enum StoreUrl {
+    /// In this process.
+    Memory,
+    /// In Redis.
+    Redis(SecretString),
+}
+
+impl FromStr for StoreUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once("://") {
+            None if text == "memory" => Ok(Self::Memory),
+            Some(("redis" | "rediss", rest)) if !rest.is_empty() => {
+                Ok(Self::Redis(SecretString::from(text)))
+            }
+            _ => Err("a store is `memory`, redis://HOST:PORT or rediss://HOST:PORT".to_owned()),
+        }
+    }
+}
+
+/// How to log.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// An object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+fn entry(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
+}
+
+fn descriptor(text: &str) -> Result<EntryList, String> {
+    text.split(',')
+        .map(entry)
+        .collect::<Result<_, _>>()
+        .map(EntryList)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match duration_or_zero(text)? {
+        Duration::ZERO => Err("it has to be longer than nothing".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+/// `15ms`, `10s`, `1h30m`.
+fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_| "write a number and a unit, such as 15ms, 10s or 1h30m".to_owned())?;
+    Duration::try_from(parsed).map_err(|_| "it must not be negative".to_owned())
+}
+
+/// The script counts a prefix's length in one byte.
+fn prefix(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 128 {
+        return Err("a prefix has 1 to 128 bytes".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_serve_has_an_environment_twin() {
+        let command = Cli::command();
+        let serve = command.find_subcommand("serve").unwrap();
+        for flag in serve
+            .get_arguments()
+            .filter(|flag| flag.get_long().is_some())
+        {
+            let long = flag.get_long().unwrap();
+            let twin = format!("TOLLGATE_{}", long.to_uppercase().replace('-', "_"));
+            assert_eq!(flag.get_env().unwrap().to_str().unwrap(), twin, "--{long}");
+        }
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("15ms"), Ok(Duration::from_millis(15)));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_mins(90)));
+        assert!(duration("15").is_err());
+        assert!(duration("0s").is_err());
+        assert!(duration("-1s").is_err());
+        assert_eq!(duration_or_zero("0s"), Ok(Duration::ZERO));
+    }
+
+    #[test]
+    fn stores_are_memory_or_redis_and_keep_their_password() {
+        assert!(matches!("memory".parse(), Ok(StoreUrl::Memory)));
+        let store: StoreUrl = "redis://me:secret@127.0.0.1:6379".parse().unwrap();
+        assert!(!format!("{store:?}").contains("secret"));
+        for bad in ["", "disk", "redis://", "http://x", "127.0.0.1:6379"] {
+            assert!(bad.parse::<StoreUrl>().is_err(), "{bad}");
+        }
+    }
+}

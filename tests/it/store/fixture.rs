@@ -1,0 +1,295 @@
+//! A fresh store on a clock that the test moves, and short words for what is asked of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tollgate::clock::{Clock, ManualClock};
+use tollgate::limit::{
+    self, Algorithm, Effect, Formula, HeldCharge, Limit, MissingUsage, Mode, Oversize, Rate,
+    Reading, Settlement, Timestamp, Usage, WhenOver, ZeroCost,
+};
+use tollgate::rules::{BucketKey, Identity};
+use tollgate::store::{
+    Admission, Charge, Decision, Ended, Ending, Hold, HoldCounts, HoldKey, Memory, Record,
+    RecordedCharge, Redis, Store, Verdict, redis::Options,
+};
+
+use crate::support::redis::RedisServer;
+
+/// Where the clocks of all tests begin: a midnight, so that every window begins there too.
+pub(super) const START: Timestamp = Timestamp::from_micros(1_700_006_400_000_000);
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_mins(1);
+pub(super) const DAY: Duration = Duration::from_hours(24);
+pub(super) const MICROSECOND: Duration = Duration::from_micros(1);
+
+/// One microsecond less.
+pub(super) fn just_before(duration: Duration) -> Duration {
+    duration.saturating_sub(MICROSECOND)
+}
+
+/// How long reservations live here.
+pub(super) const LIFETIME: Duration = Duration::from_mins(10);
+
+/// A deadline that only a broken store misses.
+pub(super) const PATIENT: Duration = Duration::from_secs(20);
+
+/// A store with nothing in it.
+#[derive(Debug)]
+pub(super) struct Fixture {
+    pub(super) store: Store,
+    pub(super) clock: ManualClock,
+    redis: Option<(Arc<RedisServer>, String)>,
+}
+
+impl Fixture {
+    pub(super) fn memory() -> Self {
+        let clock = ManualClock::new(START);
+        Self {
+            store: Store::Memory(Memory::new(Clock::Manual(clock.clone()))),
+            clock,
+            redis: None,
+        }
+    }
+
+    pub(super) fn redis() -> Self {
+        let server = RedisServer::shared();
+        let clock = ManualClock::new(START);
+        let prefix = unique_prefix();
+        let options = Options {
+            prefix: prefix.clone(),
+            deadline: PATIENT,
+            clock: Some(clock.clone()),
+            ..Options::new(server.url())
+        };
+        Self {
+            store: Store::Redis(Redis::start(options).unwrap()),
+            clock,
+            redis: Some((server, prefix)),
+        }
+    }
+
+    pub(super) fn in_memory(&self) -> bool {
+        self.redis.is_none()
+    }
+
+    /// How many buckets the store remembers.
+    pub(super) fn bucket_count(&self) -> usize {
+        match (&self.store, &self.redis) {
+            (Store::Memory(memory), _) => memory.bucket_count(),
+            (Store::Redis(_), Some((server, prefix))) => server.keys(&format!("{prefix}b:")).len(),
+            (Store::Redis(_), None) => 0,
+        }
+    }
+
+    /// How long Redis will remember the bucket `name`; `None` if it does not know it.
+    pub(super) fn bucket_lifetime(&self, name: &str) -> Option<Duration> {
+        let (server, prefix) = self.redis.as_ref()?;
+        match server.command::<i64>(&["PTTL", &format!("{prefix}b:{}", key(name))]) {
+            -2 => None,
+            -1 => Some(Duration::MAX / 2),
+            left => Some(Duration::from_millis(u64::try_from(left).unwrap())),
+        }
+    }
+
+    /// Applies charges.
+    pub(super) async fn charge(&self, charges: impl IntoIterator<Item = Charge>) -> Decision {
+        self.admit(charges, Mode::Apply, None).await
+    }
+
+    /// Applies charges and remembers them under `id`.
+    pub(super) async fn hold(
+        &self,
+        id: &str,
+        charges: impl IntoIterator<Item = (Charge, HeldCharge)>,
+    ) -> Decision {
+        let charges: Vec<_> = charges.into_iter().collect();
+        let hold = reservation(id, &charges);
+        let charges = charges.into_iter().map(|(charge, _)| charge);
+        self.admit(charges, Mode::Apply, Some(hold)).await
+    }
+
+    pub(super) async fn admit(
+        &self,
+        charges: impl IntoIterator<Item = Charge>,
+        mode: Mode,
+        hold: Option<Hold>,
+    ) -> Decision {
+        let admission = Admission {
+            charges: charges.into_iter().collect(),
+            mode,
+            hold,
+            keep_when_late: false,
+        };
+        self.store.admit(admission).await.unwrap()
+    }
+
+    /// Ends the reservation `id`; `fallback` is charged where it is not known.
+    pub(super) async fn end(
+        &self,
+        id: &str,
+        settlement: Settlement,
+        fallback: impl IntoIterator<Item = Charge>,
+    ) -> Ended {
+        let ending = Ending {
+            key: HoldKey::of("llm", id),
+            settlement,
+            fallback: fallback.into_iter().collect(),
+            lifetime: LIFETIME,
+        };
+        self.store.end(ending).await.unwrap()
+    }
+
+    pub(super) async fn settle(&self, id: &str, usage: Usage) -> Ended {
+        self.end(id, Settlement::Settle(usage), []).await
+    }
+
+    pub(super) async fn release(&self, id: &str) -> Ended {
+        self.end(id, Settlement::Release, []).await
+    }
+
+    pub(super) async fn count_holds(&self) -> HoldCounts {
+        self.store.count_holds().await.unwrap()
+    }
+
+    /// What is spent of a bucket now, seen without changing it.
+    pub(super) async fn spent(&self, name: &str, limit: Limit) -> u64 {
+        let look = charge(name, limit, 0).recorded();
+        let decision = self.admit([look], Mode::Peek, None).await;
+        decision.readings[0].bucket.spent
+    }
+
+    /// Whether `cost` fits, asked for by charging it.
+    pub(super) async fn admits(&self, name: &str, limit: Limit, cost: i64) -> bool {
+        let decision = self.charge([charge(name, limit, cost)]).await;
+        decision.verdict == Verdict::Admitted
+    }
+}
+
+/// A prefix of keys that no other test in this process has.
+pub(super) fn unique_prefix() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("it{}:", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The key of the bucket `name`.
+pub(super) fn key(name: &str) -> BucketKey {
+    BucketKey::of(Identity::of(&["test", name]), [])
+}
+
+/// A token bucket as in `limits:`.
+pub(super) fn token_bucket(amount: u64, period: Duration, burst: u64) -> Limit {
+    Limit {
+        algorithm: Algorithm::TokenBucket,
+        rate: Rate::new(amount, period).unwrap(),
+        burst,
+        when_over: WhenOver::Refuse,
+        oversize: Oversize::Refuse,
+        zero_cost: ZeroCost::NeedsRoom,
+    }
+}
+
+/// A fixed window that refuses without charging.
+pub(super) fn fixed_window(amount: u64, period: Duration) -> Limit {
+    Limit {
+        algorithm: Algorithm::FixedWindow,
+        ..token_bucket(amount, period, amount)
+    }
+}
+
+/// An enforced charge of `cost` on the bucket `name`.
+pub(super) fn charge(name: &str, limit: Limit, cost: i64) -> Charge {
+    Charge {
+        key: key(name),
+        charge: limit::Charge {
+            limit,
+            amount: cost,
+            threshold: limit.threshold(cost, 0),
+            effect: Effect::Enforce,
+        },
+        settles: false,
+    }
+}
+
+/// The reservation `id` of these charges.
+pub(super) fn reservation(id: &str, charges: &[(Charge, HeldCharge)]) -> Hold {
+    let charges = charges
+        .iter()
+        .map(|(charge, held)| RecordedCharge {
+            key: charge.key,
+            label: Arc::from("tenant-tokens"),
+            held: *held,
+        })
+        .collect();
+    Hold {
+        key: HoldKey::of("llm", id),
+        fresh: false,
+        lifetime: LIFETIME,
+        record: Record {
+            domain: Arc::from("llm"),
+            charges,
+        },
+    }
+}
+
+/// Variations of a charge.
+pub(super) trait Vary {
+    fn with(self, effect: Effect) -> Self;
+    fn recorded(self) -> Self;
+}
+
+impl Vary for Charge {
+    fn with(mut self, effect: Effect) -> Self {
+        self.charge.effect = effect;
+        self
+    }
+
+    fn recorded(self) -> Self {
+        self.with(Effect::Record)
+    }
+}
+
+/// A charge that counts tokens, and what a reservation remembers of it.
+pub(super) fn tokens(name: &str, limit: Limit, estimate: u64) -> (Charge, HeldCharge) {
+    held(name, limit, estimate, 0, Formula::TOKENS)
+}
+
+/// A charge for the request itself, and what a reservation remembers of it.
+pub(super) fn request(name: &str, limit: Limit) -> (Charge, HeldCharge) {
+    held(name, limit, 1, 1, Formula::REQUESTS)
+}
+
+/// A charge of which `fixed` is for the request itself.
+pub(super) fn held(
+    name: &str,
+    limit: Limit,
+    amount: u64,
+    fixed: u64,
+    formula: Formula,
+) -> (Charge, HeldCharge) {
+    let held = HeldCharge {
+        limit,
+        amount,
+        fixed,
+        formula,
+        missing_usage: MissingUsage::Keep,
+    };
+    let mut charge = charge(name, limit, i64::try_from(amount).unwrap());
+    charge.settles = held.settles();
+    (charge, held)
+}
+
+/// What a decision says about each charge: whether it fitted and what is spent after it.
+pub(super) fn outcome(decision: &Decision) -> (Verdict, Vec<(bool, u64)>) {
+    (decision.verdict, spent_of(&decision.readings))
+}
+
+/// Whether each charge fitted and what was spent after it.
+pub(super) fn spent_of(readings: &[Reading]) -> Vec<(bool, u64)> {
+    readings
+        .iter()
+        .map(|reading| (reading.fits, reading.bucket.spent))
+        .collect()
+}

@@ -1,0 +1,9 @@
+//! What the tests stand on: real servers, started for them and ended with them.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test's scaffolding fails the test where it stands"
+)]
+
+pub(crate) mod redis;
