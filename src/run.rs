@@ -1,6 +1,7 @@
 //! Putting the parts together, and taking them down in order.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,20 +102,30 @@ pub async fn run(
     let router = admin::router(service, health);
     let http = tokio::spawn(admin::serve(listeners.http, router, stopping()));
     tracing::info!(%grpc_addr, %http_addr, "listening");
-    if args.config.is_empty() {
-        tracing::info!(
-            "no --config given: serving the built-in example, domain llm; \
-             try: tollgate call {grpc_addr} --domain llm tenant=demo --repeat 6"
-        );
-    }
-    if matches!(args.store, StoreUrl::Memory) {
-        tracing::info!("buckets live in this process: other replicas will not share them");
-    }
+    greet(&args, grpc_addr);
 
     let result = supervise(grpc, http, &shutdown, args.drain_timeout).await;
     ready.abort();
     tidy.abort();
     result
+}
+
+/// Says what somebody who just started it needs to know.
+fn greet(args: &ServeArgs, mut grpc_addr: SocketAddr) {
+    if grpc_addr.ip().is_unspecified() {
+        grpc_addr.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    if matches!(args.store, StoreUrl::Memory) {
+        tracing::info!(
+            "buckets live in this process: other replicas do not share them (see --store)"
+        );
+    }
+    if args.config.is_empty() {
+        tracing::info!(
+            "no --config given: serving the example that is built in, domain llm. \
+             Try: tollgate call {grpc_addr} --domain llm tenant=demo --repeat 6"
+        );
+    }
 }
 
 type Served<E> = tokio::task::JoinHandle<Result<(), E>>;
