@@ -84,10 +84,10 @@ fn period(text: &str) -> Result<Duration, Complaint> {
 /// What a limit that refills needs beyond a rate.
 pub(super) fn refillable(algorithm: Algorithm, rate: Rate) -> Result<(), Complaint> {
     match algorithm {
-        Algorithm::TokenBucket if rate.amount() == 0 => {
-            Err(Complaint::new("a token_bucket with a rate of 0 never refills")
-                .hint("to forbid, write algorithm: fixed_window with the rate 0"))
-        }
+        Algorithm::TokenBucket if rate.amount() == 0 => Err(Complaint::new(
+            "a token_bucket with a rate of 0 never refills",
+        )
+        .hint("to forbid, write algorithm: fixed_window with the rate 0")),
         Algorithm::FixedWindow | Algorithm::TokenBucket => Ok(()),
     }
 }
@@ -168,7 +168,9 @@ fn scaled(text: &str, zeros: usize) -> Scaled {
     if decimals.len() > zeros {
         return Scaled::Broken;
     }
-    format!("{whole}{decimals:0<zeros$}").parse().map_or(Scaled::TooLarge, Scaled::Whole)
+    format!("{whole}{decimals:0<zeros$}")
+        .parse()
+        .map_or(Scaled::TooLarge, Scaled::Whole)
 }
 
 #[cfg(test)]
@@ -205,7 +207,10 @@ mod tests {
             ("1e3", "'1e3' is not an amount"),
             ("5m", "'5m' is not an amount"),
             ("1000000000000001", "'1000000000000001' is too large"),
-            ("99999999999999999999999G", "'99999999999999999999999G' is too large"),
+            (
+                "99999999999999999999999G",
+                "'99999999999999999999999G' is too large",
+            ),
         ];
         for (text, expected) in cases {
             assert_eq!(amount(text).unwrap_err().message, expected);
@@ -227,18 +232,27 @@ mod tests {
         ];
         for (text, amount, millis) in cases {
             let rate = rate(text).unwrap();
-            assert_eq!((rate.amount(), rate.period()), (amount, Duration::from_millis(millis)));
+            assert_eq!(
+                (rate.amount(), rate.period()),
+                (amount, Duration::from_millis(millis))
+            );
         }
     }
 
     #[test]
     fn what_is_no_rate_says_what_to_write() {
         let hint = |text| rate(text).unwrap_err().hint.unwrap_or_default();
-        assert_eq!(hint("5"), "write an amount per time, such as 5/minute or 100/30s");
+        assert_eq!(
+            hint("5"),
+            "write an amount per time, such as 5/minute or 100/30s"
+        );
         assert_eq!(hint("5/minutes"), "did you mean 'minute'?");
         assert_eq!(hint("5/s"), "write 1s");
         assert!(hint("5/30us").starts_with("write one of second"));
-        assert_eq!(rate("5/0s").unwrap_err().message, rate("5/367d").unwrap_err().message);
+        assert_eq!(
+            rate("5/0s").unwrap_err().message,
+            rate("5/367d").unwrap_err().message
+        );
         assert!(rate("5/366d").is_ok());
     }
 

@@ -10,8 +10,11 @@ use super::words::{choice_hint, unknown_word};
 use super::yaml::{Node, Value};
 
 /// The formulas that need no definition.
-const BUILT_IN: [(&str, Formula); 3] =
-    [("requests", Formula::REQUESTS), ("hits", Formula::HITS), ("tokens", Formula::TOKENS)];
+const BUILT_IN: [(&str, Formula); 3] = [
+    ("requests", Formula::REQUESTS),
+    ("hits", Formula::HITS),
+    ("tokens", Formula::TOKENS),
+];
 
 /// The formulas that a file names.
 #[derive(Debug, Default)]
@@ -32,7 +35,9 @@ impl Costs {
     pub(super) fn read(node: &Node<'_>, findings: &mut Findings<'_>) -> Self {
         let mut named = BTreeMap::new();
         for (key, value) in findings.map(node, "costs").unwrap_or_default() {
-            let Some(name) = findings.text(key, "the name of a cost") else { continue };
+            let Some(name) = findings.text(key, "the name of a cost") else {
+                continue;
+            };
             if name.is_empty() {
                 findings.error(key.at, "a cost has an empty name");
             }
@@ -41,7 +46,14 @@ impl Costs {
                 findings.error(key.at, taken.hint("choose another name"));
             }
             let formula = formula(value, &format!("the cost '{name}'"), findings);
-            named.insert(name.to_owned(), Named { at: key.at, formula, used: false });
+            named.insert(
+                name.to_owned(),
+                Named {
+                    at: key.at,
+                    formula,
+                    used: false,
+                },
+            );
         }
         Self { named }
     }
@@ -95,7 +107,9 @@ fn formula(node: &Node<'_>, what: &str, findings: &mut Findings<'_>) -> Option<F
     let entries = findings.map(node, what)?;
     let errors = findings.errors.len();
     for (key, value) in entries {
-        let Some(name) = findings.text(key, "a measure") else { continue };
+        let Some(name) = findings.text(key, "a measure") else {
+            continue;
+        };
         let weight = findings.text(value, "a weight").map(amount::weight);
         let weight = weight.and_then(|weight| findings.take(value.at, weight));
         let Some(weight) = weight else { continue };
@@ -120,7 +134,9 @@ fn measure<'f>(formula: &'f mut Formula, name: &str) -> Option<&'f mut Weight> {
         Measure::Requests => Some(&mut formula.requests),
         Measure::Hits => Some(&mut formula.hits),
         token => {
-            let place = Measure::TOKENS.iter().position(|measure| *measure == token)?;
+            let place = Measure::TOKENS
+                .iter()
+                .position(|measure| *measure == token)?;
             formula.tokens.get_mut(place)
         }
     }

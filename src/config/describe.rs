@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::limit::{
     Algorithm, Effect, Formula, Measure, MissingUsage, Oversize, Rate, WEIGHT_ONE, WhenOver,
 };
-use crate::rules::{ConfiguredLimit, Domain, Estimate, OnStoreError, Rule, Terms, Unit};
+use crate::rules::{ConfiguredLimit, Domain, Estimate, OnStoreError, Terms, Unit};
 
 /// One line: how much there is.
 pub fn summary(domain: &Domain) -> String {
@@ -17,7 +17,11 @@ pub fn summary(domain: &Domain) -> String {
         count => format!("{count} {what}s"),
     };
     let limits = plural(domain.limit_count, "limit");
-    format!("domain '{}': {}, {limits}", domain.name, plural(rules, "rule"))
+    format!(
+        "domain '{}': {}, {limits}",
+        domain.name,
+        plural(rules, "rule")
+    )
 }
 
 /// Every rule and its limits, a line each, sorted by path.
@@ -42,14 +46,21 @@ pub fn outline(domain: &Domain) -> String {
 fn answer(domain: &Domain) -> String {
     let headers = domain.answer.headers.iter().filter_map(|style| {
         let known = crate::rules::HeaderStyle::NAMES.into_iter();
-        known.clone().find(|(_, known)| known == style).map(|(name, _)| name)
+        known
+            .clone()
+            .find(|(_, known)| known == style)
+            .map(|(name, _)| name)
     });
     let headers: Vec<&str> = headers.collect();
     let body = crate::rules::BodyStyle::NAMES
         .into_iter()
         .find(|(_, known)| *known == domain.answer.body)
         .map_or("none", |(name, _)| name);
-    let headers = if headers.is_empty() { "none".to_owned() } else { headers.join(", ") };
+    let headers = if headers.is_empty() {
+        "none".to_owned()
+    } else {
+        headers.join(", ")
+    };
     format!("headers: {headers}; body: {body}")
 }
 
@@ -141,11 +152,16 @@ impl Display for FormulaText {
             return f.write_str("tokens");
         }
         let tokens = Measure::TOKENS.into_iter().zip(formula.tokens);
-        let calls = [(Measure::Requests, formula.requests), (Measure::Hits, formula.hits)];
+        let calls = [
+            (Measure::Requests, formula.requests),
+            (Measure::Hits, formula.hits),
+        ];
         let mut first = true;
         for (measure, weight) in calls.into_iter().chain(tokens) {
-            let (whole, part) =
-                (weight.thousandths() / WEIGHT_ONE, weight.thousandths() % WEIGHT_ONE);
+            let (whole, part) = (
+                weight.thousandths() / WEIGHT_ONE,
+                weight.thousandths() % WEIGHT_ONE,
+            );
             if weight.thousandths() == 0 {
                 continue;
             }
@@ -171,11 +187,4 @@ pub(super) fn line(text: &mut String, line: fmt::Arguments<'_>) {
     if text.write_fmt(line).is_ok() {
         text.push('\n');
     }
-}
-
-/// The paths of `rules`, sorted.
-pub(super) fn paths<'r>(rules: impl Iterator<Item = &'r Rule>) -> Vec<&'r str> {
-    let mut paths: Vec<&str> = rules.map(|rule| rule.path.as_str()).collect();
-    paths.sort_unstable();
-    paths
 }

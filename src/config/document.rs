@@ -27,13 +27,15 @@ pub(super) struct Compiled {
 
 impl<'s> Document<'s> {
     pub(super) fn parse(source: &'s str, file: &'s str) -> Result<Self, ConfigError> {
-        yaml::parse(source).map(|root| Self { file, root }).map_err(|(at, complaint)| ConfigError {
-            file: file.to_owned(),
-            position: Some(at),
-            rule: None,
-            message: complaint.message,
-            hint: complaint.hint,
-        })
+        yaml::parse(source)
+            .map(|root| Self { file, root })
+            .map_err(|(at, complaint)| ConfigError {
+                file: file.to_owned(),
+                position: Some(at),
+                rule: None,
+                message: complaint.message,
+                hint: complaint.hint,
+            })
     }
 
     /// The name of its domain; empty where it has none.
@@ -41,7 +43,8 @@ impl<'s> Document<'s> {
         // What is wrong with the file is found when it is compiled.
         let mut findings = Findings::new(self.file);
         let root = findings.fields(&self.root, "a file", Place::Root);
-        root.and_then(|root| findings.text_of(&root, "domain")).unwrap_or_default()
+        root.and_then(|root| findings.text_of(&root, "domain"))
+            .unwrap_or_default()
     }
 }
 
@@ -89,9 +92,15 @@ pub(super) fn compile(documents: &[Document<'_>]) -> Result<Compiled, Vec<Config
         return Err(errors);
     }
     let (headers, body) = answer.map_or((None, None), |(_, style)| style);
-    let usual = if has_limits { vec![HeaderStyle::RetryAfter] } else { Vec::new() };
-    domain.answer =
-        AnswerStyle { headers: headers.unwrap_or(usual), body: body.unwrap_or_default() };
+    let usual = if has_limits {
+        vec![HeaderStyle::RetryAfter]
+    } else {
+        Vec::new()
+    };
+    domain.answer = AnswerStyle {
+        headers: headers.unwrap_or(usual),
+        body: body.unwrap_or_default(),
+    };
     warnings.extend(lint::lint(documents));
     Ok(Compiled { domain, warnings })
 }
@@ -105,9 +114,13 @@ fn read_rules(
 ) -> bool {
     let costs = root.get("costs").map(|node| Costs::read(node, findings));
     let mut costs = costs.unwrap_or_default();
-    let defaults = root.get("defaults").map(|node| Defaults::read(node, &mut costs, findings));
+    let defaults = root
+        .get("defaults")
+        .map(|node| Defaults::read(node, &mut costs, findings));
     let defaults = defaults.unwrap_or_default();
-    let Some(node) = root.get("descriptors") else { return false };
+    let Some(node) = root.get("descriptors") else {
+        return false;
+    };
     let name = domain.name.clone();
     let mut limit_count = domain.limit_count;
     let mut descriptors = Descriptors {
@@ -132,14 +145,20 @@ fn read_answer(
     answer: &mut Option<(String, Style)>,
     findings: &mut Findings<'_>,
 ) {
-    let Some(node) = root.get("answer") else { return };
+    let Some(node) = root.get("answer") else {
+        return;
+    };
     if let Some((file, _)) = answer {
         let twice = Complaint::new("answer is given in two files of one domain");
         findings.error(node.at, twice.hint(format!("the first is {file}")));
         return;
     }
-    let Some(fields) = findings.fields(node, "answer", Place::Answer) else { return };
-    let headers = fields.get("headers").map(|node| read_headers(node, findings));
+    let Some(fields) = findings.fields(node, "answer", Place::Answer) else {
+        return;
+    };
+    let headers = fields
+        .get("headers")
+        .map(|node| read_headers(node, findings));
     let body = findings.word_of(&fields, "body", &BodyStyle::NAMES);
     *answer = Some((findings.file.to_owned(), (headers, body)));
 }
@@ -147,7 +166,9 @@ fn read_answer(
 fn read_headers(node: &Node<'_>, findings: &mut Findings<'_>) -> Vec<HeaderStyle> {
     let mut headers = Vec::new();
     for item in findings.list(node, "headers").unwrap_or_default() {
-        let Some(word) = findings.text(item, "a family of headers") else { continue };
+        let Some(word) = findings.text(item, "a family of headers") else {
+            continue;
+        };
         match HeaderStyle::NAMES.iter().find(|(name, _)| *name == word) {
             Some((_, style)) if headers.contains(style) => {
                 findings.error(item.at, format!("the headers '{word}' are given twice"));

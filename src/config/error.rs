@@ -65,11 +65,17 @@ pub(super) struct Complaint {
 
 impl Complaint {
     pub(super) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None }
+        Self {
+            message: message.into(),
+            hint: None,
+        }
     }
 
     pub(super) fn hint(self, hint: impl Into<String>) -> Self {
-        Self { hint: Some(hint.into()), ..self }
+        Self {
+            hint: Some(hint.into()),
+            ..self
+        }
     }
 }
 
@@ -97,7 +103,12 @@ pub(super) struct Findings<'f> {
 
 impl<'f> Findings<'f> {
     pub(super) fn new(file: &'f str) -> Self {
-        Self { file, rule: String::new(), errors: Vec::new(), warnings: Vec::new() }
+        Self {
+            file,
+            rule: String::new(),
+            errors: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 
     pub(super) fn error(&mut self, at: Position, complaint: impl Into<Complaint>) {

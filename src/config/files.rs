@@ -20,7 +20,10 @@ pub(super) struct Found {
 
 /// The files that `path` stands for.
 pub(super) fn list(path: &Path) -> Result<Vec<Found>, ConfigError> {
-    let found = |file: PathBuf| Found { path: file, under: path.to_owned() };
+    let found = |file: PathBuf| Found {
+        path: file,
+        under: path.to_owned(),
+    };
     let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
     if !metadata.is_dir() {
         return Ok(vec![found(path.to_owned())]);
@@ -38,13 +41,20 @@ pub(super) fn list(path: &Path) -> Result<Vec<Found>, ConfigError> {
 }
 
 fn is_ours(file: &Path) -> bool {
-    let hidden = file.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-    !hidden && file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+    let hidden = file
+        .file_name()
+        .is_none_or(|name| name.to_string_lossy().starts_with('.'));
+    !hidden
+        && file
+            .extension()
+            .is_some_and(|extension| extension == "yaml" || extension == "yml")
 }
 
 /// The text of a file.
 pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
-    let length = fs::metadata(path).map_err(|error| unreadable(path, &error))?.len();
+    let length = fs::metadata(path)
+        .map_err(|error| unreadable(path, &error))?
+        .len();
     if length > u64::try_from(MAX_BYTES).unwrap_or(u64::MAX) {
         let message = format!("the file is longer than {MAX_BYTES} bytes");
         return Err(wrong(path, None, message.into()));
@@ -55,8 +65,16 @@ pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
         let good = text.split('\u{fffd}').next().unwrap_or_default();
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let line = good.matches('\n').count().saturating_add(1);
-        let column = good.chars().rev().take_while(|c| *c != '\n').count().saturating_add(1);
-        let at = Position { line: number(line), column: number(column) };
+        let column = good
+            .chars()
+            .rev()
+            .take_while(|c| *c != '\n')
+            .count()
+            .saturating_add(1);
+        let at = Position {
+            line: number(line),
+            column: number(column),
+        };
         wrong(path, Some(at), "the file is not UTF-8 text".into())
     })
 }

@@ -64,7 +64,7 @@ struct Source {
 struct Text {
     source: Source,
     name: String,
-    text: String,
+    content: String,
 }
 
 /// A file of a domain; parsed, unless its text is the one in force.
@@ -80,8 +80,12 @@ impl Library {
     /// What is wrong is in the report, and what is right is in force; whether to start with that
     /// is for the caller to say.
     pub fn open(paths: Vec<PathBuf>, merge: bool) -> (Self, LoadReport) {
-        let mut library =
-            Self { paths, merge, domains: BTreeMap::new(), made_of: BTreeMap::new() };
+        let mut library = Self {
+            paths,
+            merge,
+            domains: BTreeMap::new(),
+            made_of: BTreeMap::new(),
+        };
         let report = library.reload();
         (library, report)
     }
@@ -140,7 +144,11 @@ impl Library {
                     Ok(text) => {
                         let digest = blake3::hash(text.as_bytes());
                         let name = found.path.display().to_string();
-                        texts.push(Text { source: Source { found, digest }, name, text });
+                        texts.push(Text {
+                            source: Source { found, digest },
+                            name,
+                            content: text,
+                        });
                     }
                     Err(error) => {
                         errors.push(error);
@@ -161,14 +169,18 @@ impl Library {
     ) -> BTreeMap<String, Vec<Member<'t>>> {
         let mut known = BTreeMap::new();
         for (domain, sources) in &self.made_of {
-            known.extend(sources.iter().map(|source| (&source.found.path, (source, domain))));
+            known.extend(
+                sources
+                    .iter()
+                    .map(|source| (&source.found.path, (source, domain))),
+            );
         }
         let mut groups: BTreeMap<String, Vec<Member<'_>>> = BTreeMap::new();
         for text in texts {
             let (domain, document) = match known.get(&text.source.found.path) {
                 // As in the version in force: parsed only where the domain has to be made anew.
                 Some((source, domain)) if **source == text.source => ((*domain).clone(), None),
-                _ => match Document::parse(&text.text, &text.name) {
+                _ => match Document::parse(&text.content, &text.name) {
                     Ok(document) => (document.domain().to_owned(), Some(document)),
                     Err(error) => {
                         errors.push(error);
@@ -177,7 +189,10 @@ impl Library {
                     }
                 },
             };
-            groups.entry(domain).or_default().push(Member { text, document });
+            groups
+                .entry(domain)
+                .or_default()
+                .push(Member { text, document });
         }
         groups
     }
@@ -190,8 +205,10 @@ impl Library {
         held: &mut BTreeSet<String>,
         report: &mut LoadReport,
     ) {
-        let sources: Vec<Source> =
-            members.iter().map(|member| member.text.source.clone()).collect();
+        let sources: Vec<Source> = members
+            .iter()
+            .map(|member| member.text.source.clone())
+            .collect();
         if self.made_of.get(&name) == Some(&sources) {
             if !held.contains(&name) {
                 report.unchanged.push(name);
@@ -218,22 +235,21 @@ impl Library {
         }
     }
 
-    fn compile(
-        &self,
-        name: &str,
-        members: Vec<Member<'_>>,
-    ) -> Result<Compiled, Vec<ConfigError>> {
+    fn compile(&self, name: &str, members: Vec<Member<'_>>) -> Result<Compiled, Vec<ConfigError>> {
         let mut documents = Vec::with_capacity(members.len());
         for Member { text, document } in members {
             documents.push(match document {
                 Some(document) => document,
-                None => Document::parse(&text.text, &text.name).map_err(|error| vec![error])?,
+                None => Document::parse(&text.content, &text.name).map_err(|error| vec![error])?,
             });
         }
         match documents.as_slice() {
             // Without a name, each file is wrong for itself.
             [first, others @ ..] if !self.merge && !name.is_empty() && !others.is_empty() => {
-                Err(others.iter().map(|other| other.duplicate(name, first.file)).collect())
+                Err(others
+                    .iter()
+                    .map(|other| other.duplicate(name, first.file))
+                    .collect())
             }
             documents => compile(documents),
         }

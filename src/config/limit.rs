@@ -16,16 +16,22 @@ use super::read::Fields;
 use super::words::Place;
 use super::yaml::{Node, Value};
 
-const ALGORITHMS: [(&str, Algorithm); 2] =
-    [("token_bucket", Algorithm::TokenBucket), ("fixed_window", Algorithm::FixedWindow)];
+const ALGORITHMS: [(&str, Algorithm); 2] = [
+    ("token_bucket", Algorithm::TokenBucket),
+    ("fixed_window", Algorithm::FixedWindow),
+];
 const WHEN_OVER: [(&str, WhenOver); 2] =
     [("refuse", WhenOver::Refuse), ("charge", WhenOver::Charge)];
-const OVERSIZE: [(&str, Oversize); 2] =
-    [("refuse", Oversize::Refuse), ("when_full", Oversize::WhenFull)];
+const OVERSIZE: [(&str, Oversize); 2] = [
+    ("refuse", Oversize::Refuse),
+    ("when_full", Oversize::WhenFull),
+];
 const ON_STORE_ERROR: [(&str, OnStoreError); 2] =
     [("allow", OnStoreError::Allow), ("deny", OnStoreError::Deny)];
-const MISSING_USAGE: [(&str, MissingUsage); 2] =
-    [("keep", MissingUsage::Keep), ("release", MissingUsage::Release)];
+const MISSING_USAGE: [(&str, MissingUsage); 2] = [
+    ("keep", MissingUsage::Keep),
+    ("release", MissingUsage::Release),
+];
 
 /// What holds for every limit of a file that does not say otherwise.
 #[derive(Debug, Default)]
@@ -47,7 +53,9 @@ impl Defaults {
         };
         Self {
             algorithm: findings.word_of(&fields, "algorithm", &ALGORITHMS),
-            cost: fields.get("cost").and_then(|node| costs.resolve(node, findings)),
+            cost: fields
+                .get("cost")
+                .and_then(|node| costs.resolve(node, findings)),
             estimate: estimate(&fields, findings),
             missing_usage: findings.word_of(&fields, "missing_usage", &MISSING_USAGE),
             on_store_error: on_store_error(&fields, findings),
@@ -82,7 +90,10 @@ impl Modes {
 
     /// These; where they say nothing, those of the descriptor.
     fn or(self, outer: Self) -> Self {
-        Self { shadow: self.shadow.or(outer.shadow), quota: self.quota.or(outer.quota) }
+        Self {
+            shadow: self.shadow.or(outer.shadow),
+            quota: self.quota.or(outer.quota),
+        }
     }
 }
 
@@ -170,9 +181,16 @@ pub(super) fn read(
 /// An unlimited limit is never counted, so what would count it is refused.
 fn refuse_beside_unlimited(fields: &Fields<'_, '_>, findings: &mut Findings<'_>) {
     let meaningful = ["name", "quota_mode", "replaces", "shadow_mode", "unlimited"];
-    for key in Place::Limit.keys().iter().filter(|key| !meaningful.contains(key)) {
+    for key in Place::Limit
+        .keys()
+        .iter()
+        .filter(|key| !meaningful.contains(key))
+    {
         if let Some(node) = fields.get(key) {
-            findings.error(node.at, format!("'{key}' means nothing where unlimited is true"));
+            findings.error(
+                node.at,
+                format!("'{key}' means nothing where unlimited is true"),
+            );
         }
     }
 }
@@ -201,20 +219,23 @@ fn terms(
     defaults: &Defaults,
     findings: &mut Findings<'_>,
 ) -> Option<Limit> {
-    let rate = match fields.get("rate") {
-        Some(node) => rate(node, algorithm, findings),
-        None => {
-            let none = Complaint::new("a limit needs a rate");
-            findings.error(fields.at, none.hint("write it as in 5000/minute"));
-            None
-        }
-    };
+    let rate = fields
+        .get("rate")
+        .map(|node| rate(node, algorithm, findings));
+    if rate.is_none() {
+        let none = Complaint::new("a limit needs a rate");
+        findings.error(fields.at, none.hint("write it as in 5000/minute"));
+    }
+    let rate = rate.flatten();
     let burst = match (fields.get("burst"), algorithm) {
         (None, _) => rate.map(Rate::amount),
         (Some(node), Algorithm::TokenBucket) => burst(node, findings),
         (Some(node), Algorithm::FixedWindow) => {
             let idle = Complaint::new("a fixed_window has no burst");
-            findings.error(node.at, idle.hint("all of its rate can be taken at any time"));
+            findings.error(
+                node.at,
+                idle.hint("all of its rate can be taken at any time"),
+            );
             None
         }
     };
@@ -270,8 +291,10 @@ fn check_estimate(
 ) {
     if estimate > terms.burst && terms.oversize == Oversize::Refuse {
         let burst = terms.burst;
-        let never = Complaint::new(format!("the estimate {estimate} is more than the burst {burst}"))
-            .hint("no request of unknown cost would ever pass; or write oversize: when_full");
+        let never = Complaint::new(format!(
+            "the estimate {estimate} is more than the burst {burst}"
+        ))
+        .hint("no request of unknown cost would ever pass; or write oversize: when_full");
         findings.error(fields.at("estimate"), never);
     }
 }
@@ -292,11 +315,17 @@ fn headroom(
     burst: u64,
     findings: &mut Findings<'_>,
 ) -> Vec<(String, u64)> {
-    let Some(node) = fields.get("priority") else { return Vec::new() };
+    let Some(node) = fields.get("priority") else {
+        return Vec::new();
+    };
     let mut headroom = Vec::new();
     for (key, value) in findings.map(node, "priority").unwrap_or_default() {
-        let Some(class) = findings.text(key, "a priority class") else { continue };
-        let Some(text) = findings.text(value, "the headroom of a priority class") else { continue };
+        let Some(class) = findings.text(key, "a priority class") else {
+            continue;
+        };
+        let Some(text) = findings.text(value, "the headroom of a priority class") else {
+            continue;
+        };
         if class.is_empty() {
             findings.error(key.at, "a priority class has an empty name");
         }
@@ -332,14 +361,19 @@ pub(super) fn replaces(
             Value::Map(_) => {
                 let fields = findings.fields(item, "an entry of replaces", Place::Replaces);
                 let Some(fields) = fields else { continue };
-                let Some(name) = findings.text_of(&fields, "name") else { continue };
+                let Some(name) = findings.text_of(&fields, "name") else {
+                    continue;
+                };
                 name
             }
         };
         if name.is_empty() {
             findings.error(item.at, "should not have an empty replaces entry");
         } else if name == own {
-            findings.error(item.at, "replaces should not contain name of same descriptor");
+            findings.error(
+                item.at,
+                "replaces should not contain name of same descriptor",
+            );
         } else {
             names.push(name.to_owned());
         }
@@ -353,5 +387,7 @@ pub(super) fn not_a_map(item: &Node<'_>) -> Complaint {
         Value::Scalar { text, .. } => text,
         Value::List(_) | Value::Map(_) => "a list",
     };
-    Complaint::new(format!("yaml file contains list of type other than map: {found}"))
+    Complaint::new(format!(
+        "yaml file contains list of type other than map: {found}"
+    ))
 }

@@ -17,13 +17,18 @@ pub(super) fn read(node: &Node<'_>, findings: &mut Findings<'_>) -> Option<Metad
 
 fn value(node: &Node<'_>, findings: &mut Findings<'_>) -> Option<Metadata> {
     Some(match &node.value {
-        Value::List(items) => {
-            Metadata::List(items.iter().filter_map(|item| value(item, findings)).collect())
-        }
+        Value::List(items) => Metadata::List(
+            items
+                .iter()
+                .filter_map(|item| value(item, findings))
+                .collect(),
+        ),
         Value::Map(entries) => {
             let mut map = BTreeMap::new();
             for (key, entry) in entries {
-                let Some(name) = findings.text(key, "a key of metadata") else { continue };
+                let Some(name) = findings.text(key, "a key of metadata") else {
+                    continue;
+                };
                 if let Some(entry) = value(entry, findings) {
                     map.insert(name.to_owned(), entry);
                 }
@@ -51,5 +56,7 @@ fn value(node: &Node<'_>, findings: &mut Findings<'_>) -> Option<Metadata> {
     reason = "a Struct has only doubles; larger integers lose their last digits there too"
 )]
 fn number(text: &str) -> Option<f64> {
-    amount::integer(text).map(|integer| integer as f64).or_else(|| float(text))
+    amount::integer(text)
+        .map(|integer| integer as f64)
+        .or_else(|| float(text))
 }

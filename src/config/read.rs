@@ -19,7 +19,9 @@ pub(super) struct Fields<'n, 'a> {
 impl<'n, 'a> Fields<'n, 'a> {
     /// The value of `key`; none where it is absent or says nothing.
     pub(super) fn get(&self, key: &str) -> Option<&'n Node<'a>> {
-        self.entry(key).map(|(_, value)| value).filter(|value| !value.is_null())
+        self.entry(key)
+            .map(|(_, value)| value)
+            .filter(|value| !value.is_null())
     }
 
     /// Where the value of `key` is; else where the map begins.
@@ -53,7 +55,10 @@ impl Findings<'_> {
         node: &'n Node<'a>,
         what: &str,
     ) -> Option<Fields<'n, 'a>> {
-        self.map(node, what).map(|entries| Fields { at: node.at, entries })
+        self.map(node, what).map(|entries| Fields {
+            at: node.at,
+            entries,
+        })
     }
 
     /// Puts the keys that may not stand at `place` on record.
@@ -61,7 +66,9 @@ impl Findings<'_> {
         for (key, _) in fields.entries {
             match scalar(key) {
                 Some(text) if place.keys().contains(&text) => {}
-                Some(text) if matches!(key.value, Value::Scalar { plain: true, .. }) && !is_text(text) => {
+                Some(text)
+                    if matches!(key.value, Value::Scalar { plain: true, .. }) && !is_text(text) =>
+                {
                     self.error(key.at, format!("key is not of type string: {text}"));
                 }
                 Some(text) => self.error(key.at, stray(text, place)),
@@ -104,7 +111,9 @@ impl Findings<'_> {
 
     /// The text of `key`; empty where it is absent.
     pub(super) fn text_of<'n>(&mut self, fields: &Fields<'n, '_>, key: &str) -> Option<&'n str> {
-        fields.get(key).map_or(Some(""), |node| self.text(node, key))
+        fields
+            .get(key)
+            .map_or(Some(""), |node| self.text(node, key))
     }
 
     /// The boolean of `key`; none where it is absent.
@@ -137,7 +146,10 @@ impl Findings<'_> {
     ) -> Option<T> {
         let node = fields.get(key)?;
         let word = self.text(node, key)?;
-        let found = known.iter().find(|(name, _)| *name == word).map(|(_, value)| *value);
+        let found = known
+            .iter()
+            .find(|(name, _)| *name == word)
+            .map(|(_, value)| *value);
         found.or_else(|| {
             let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
             self.error(node.at, unknown_word(key, word, &names));
@@ -147,7 +159,10 @@ impl Findings<'_> {
 
     fn expected<T>(&mut self, node: &Node<'_>, what: &str, expected: &str) -> Option<T> {
         let found = node.kind();
-        self.error(node.at, Complaint::new(format!("{what} must be {expected}, not {found}")));
+        self.error(
+            node.at,
+            Complaint::new(format!("{what} must be {expected}, not {found}")),
+        );
         None
     }
 }

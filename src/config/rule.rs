@@ -50,7 +50,9 @@ impl Descriptors<'_, '_> {
                 self.findings.error(item.at, not_a_map(item));
                 continue;
             }
-            let Some(fields) = self.findings.unchecked(item, "a descriptor") else { continue };
+            let Some(fields) = self.findings.unchecked(item, "a descriptor") else {
+                continue;
+            };
             self.descriptor(&fields, above, level, seen);
             self.findings.rule.clone_from(&above.path);
         }
@@ -80,7 +82,10 @@ impl Descriptors<'_, '_> {
         if keyless {
             self.findings.error(fields.at, "descriptor has empty key");
         }
-        let shared = self.findings.boolean_of(fields, "share_threshold").unwrap_or(false);
+        let shared = self
+            .findings
+            .boolean_of(fields, "share_threshold")
+            .unwrap_or(false);
         if shared && !composite.contains('*') {
             let wrong = format!(
                 "share_threshold can only be used with wildcard values (containing '*'), \
@@ -92,7 +97,9 @@ impl Descriptors<'_, '_> {
         for accepted in ["detailed_metric", "value_to_metric"] {
             self.findings.boolean_of(fields, accepted);
         }
-        let metadata = fields.get("metadata").and_then(|node| metadata::read(node, self.findings));
+        let metadata = fields
+            .get("metadata")
+            .and_then(|node| metadata::read(node, self.findings));
         let limits = self.limits(fields, &this.key);
         let mut children = Level::default();
         if let Some(node) = fields.get("descriptors") {
@@ -118,7 +125,9 @@ impl Descriptors<'_, '_> {
 
     fn twice(&mut self, fields: &Fields<'_, '_>, key: &str, first: Option<&(String, Position)>) {
         let domain = self.domain;
-        let twice = Complaint::new(format!("duplicate descriptor composite key '{domain}.{key}'"));
+        let twice = Complaint::new(format!(
+            "duplicate descriptor composite key '{domain}.{key}'"
+        ));
         let at = match fields.get("key") {
             Some(node) => node.at,
             None => fields.at,
@@ -173,6 +182,7 @@ impl Descriptors<'_, '_> {
 }
 
 /// One level of a rule's path.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Step<'s> {
     pub(super) key: &'s str,
     pub(super) value: &'s str,
@@ -198,5 +208,9 @@ pub(super) fn printable(text: &str) -> Cow<'_, str> {
 }
 
 pub(super) fn joined(above: &str, by: &str, this: &str) -> String {
-    if above.is_empty() { this.to_owned() } else { format!("{above}{by}{this}") }
+    if above.is_empty() {
+        this.to_owned()
+    } else {
+        format!("{above}{by}{this}")
+    }
 }

