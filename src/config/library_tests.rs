@@ -178,6 +178,29 @@ fn a_file_that_is_gone_takes_its_domain_with_it() {
 }
 
 #[test]
+fn no_domain_goes_while_a_wrong_file_may_be_its_own() {
+    let directory = Directory::new();
+    directory.write("a.yaml", &file("a", 1));
+    directory.write("b.yaml", &file("b", 2));
+    let (mut library, _) = directory.open();
+    directory.remove("a.yaml");
+    for broken in ["domain: [", "descriptors: []\n"] {
+        directory.write("new.yaml", broken);
+        let report = library.reload();
+        assert_eq!(
+            (report.kept, report.removed),
+            (names(&["a"]), names(&[])),
+            "{broken}"
+        );
+    }
+    // Whose this one is can be read.
+    directory.write("new.yaml", "domain: c\nkey: 1\n");
+    let report = library.reload();
+    assert_eq!((report.kept, report.removed), (names(&[]), names(&["a"])));
+    assert_eq!(amounts(&library), [("b", 2)]);
+}
+
+#[test]
 fn a_file_may_become_another_domain() {
     let directory = Directory::new();
     directory.write("a.yaml", &file("a", 1));

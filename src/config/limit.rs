@@ -289,7 +289,8 @@ fn check_estimate(
     terms: &Limit,
     findings: &mut Findings<'_>,
 ) {
-    if estimate > terms.burst && terms.oversize == Oversize::Refuse {
+    let forbidden = terms.burst == 0;
+    if estimate > terms.burst && terms.oversize == Oversize::Refuse && !forbidden {
         let burst = terms.burst;
         let never = Complaint::new(format!(
             "the estimate {estimate} is more than the burst {burst}"

@@ -58,6 +58,10 @@ pub fn builtin() -> Domain {
 pub const BUILTIN: &str = include_str!("../../examples/config/quickstart.yaml");
 
 #[cfg(test)]
+mod bounds_tests;
+#[cfg(test)]
 mod library_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod watch_tests;
