@@ -1,5 +1,7 @@
 //! x
+pub mod admin;
 pub mod clock;
+pub mod health;
 pub mod limit;
 pub mod metrics;
 pub mod rules;

@@ -167,6 +167,7 @@ impl Service {
         priority: Option<&str>,
     ) -> Result<ReserveAnswer, ApiError> {
         let (request, counts) = request(target, estimate)?;
+        request.check()?;
         let policy = self.known(target.domain)?;
         let id = id.filter(|id| !id.is_empty());
         let control = Control {
@@ -269,7 +270,10 @@ impl Service {
         let buckets = outcome
             .limits
             .iter()
-            .map(|limit| view(&policy, limit))
+            .map(|limit| BucketView {
+                charged: 0,
+                ..view(&policy, limit)
+            })
             .collect();
         Ok(InspectAnswer { rule, buckets })
     }
