@@ -1,4 +1,8 @@
 //! Connections, and the end of them.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot talk to its server has failed"
+)]
 
 use std::net::SocketAddr;
 use std::time::Duration;
