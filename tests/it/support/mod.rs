@@ -1,4 +1,5 @@
-//! What the tests stand on: real servers, started for them and ended with them.
+//! What the tests stand on: real servers, started for them and ended with them, and what talks to
+//! them.
 #![expect(
     clippy::expect_used,
     clippy::panic,
@@ -6,4 +7,5 @@
     reason = "a test's scaffolding fails the test where it stands"
 )]
 
+pub(crate) mod http;
 pub(crate) mod redis;
