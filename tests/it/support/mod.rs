@@ -6,4 +6,6 @@
     reason = "a test's scaffolding fails the test where it stands"
 )]
 
+pub(crate) mod gate;
 pub(crate) mod redis;
+pub(crate) mod tasks;
