@@ -82,25 +82,21 @@ impl Link {
         if let Some(connection) = self.open_connection() {
             return Ok(connection);
         }
+        self.may_try()?;
+        // In a task of its own, so that whoever gives up waiting does not end the attempt.
+        match tokio::spawn(self.clone().connect()).await {
+            Ok(connection) => connection,
+            Err(error) => Err(StoreError::Connection(error.to_string())),
+        }
+    }
+
+    async fn connect(self) -> Result<Connection, StoreError> {
         let _one_at_a_time = self.shared.connecting.lock().await;
         if let Some(connection) = self.open_connection() {
             return Ok(connection);
         }
-        {
-            let state = self.state();
-            if state
-                .not_before
-                .is_some_and(|not_before| clock::instant() < not_before)
-            {
-                return Err(StoreError::Connection(state.last_error.clone()));
-            }
-        }
-        // In a task of its own, so that whoever gives up waiting does not end the attempt.
-        let attempt = tokio::spawn(connect(self.shared.client.clone()));
-        let result = match attempt.await {
-            Ok(result) => result.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
+        self.may_try()?;
+        let result = connect(self.shared.client.clone()).await;
         let mut state = self.state();
         match result {
             Ok(connection) => {
@@ -112,9 +108,20 @@ impl Link {
             Err(error) => {
                 state.pause = (state.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
                 state.not_before = Some(clock::instant() + state.pause);
-                state.last_error.clone_from(&error);
-                Err(StoreError::Connection(error))
+                state.last_error = error.to_string();
+                Err(StoreError::Connection(state.last_error.clone()))
             }
+        }
+    }
+
+    /// Fails while the pause after a failed attempt lasts.
+    fn may_try(&self) -> Result<(), StoreError> {
+        let state = self.state();
+        match state.not_before {
+            Some(not_before) if clock::instant() < not_before => {
+                Err(StoreError::Connection(state.last_error.clone()))
+            }
+            _ => Ok(()),
         }
     }
 
