@@ -270,10 +270,7 @@ impl Service {
         let buckets = outcome
             .limits
             .iter()
-            .map(|limit| BucketView {
-                charged: 0,
-                ..view(&policy, limit)
-            })
+            .map(|limit| view(&policy, limit))
             .collect();
         Ok(InspectAnswer { rule, buckets })
     }
