@@ -104,8 +104,12 @@ impl Service {
         match decided {
             Ok(decision) => {
                 let reservation = reservation.filter(|_| decision.verdict != Verdict::Refused);
-                let outcome = Outcome::decided(plan, &decision, reservation);
-                if mode == Mode::Apply {
+                let mut outcome = Outcome::decided(plan, &decision, reservation);
+                if mode == Mode::Peek {
+                    for limit in &mut outcome.limits {
+                        limit.charged = 0;
+                    }
+                } else {
                     if held && decision.verdict == Verdict::Admitted {
                         self.metrics().reservations_opened.inc();
                     }

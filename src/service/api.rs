@@ -272,10 +272,7 @@ impl Service {
         let buckets: Vec<BucketView> = outcome
             .limits
             .iter()
-            .map(|limit| BucketView {
-                charged: 0,
-                ..view(&policy, limit)
-            })
+            .map(|limit| view(&policy, limit))
             .collect();
         let keys: Vec<BucketKey> = buckets.iter().map(|bucket| bucket.key).collect();
         let held = self.0.store.held(&keys).await.map_err(|error| {
