@@ -1,5 +1,6 @@
 //! x
 pub mod clock;
+pub mod config;
 pub mod limit;
 pub mod metrics;
 pub mod rules;

@@ -61,17 +61,21 @@ impl Level {
     /// Adds a rule for `key` and `value`; an empty value stands for any.
     pub fn insert(&mut self, key: &str, value: &str, rule: Rule) -> Result<(), DuplicateRule> {
         let composite = composite(key, value);
-        let known = self.exact.contains_key(composite.as_str())
-            || self
-                .wildcards
-                .iter()
-                .any(|(pattern, _)| pattern.text() == composite);
-        if known {
-            return Err(DuplicateRule(composite));
-        }
         match Pattern::parse(&composite) {
-            Some(pattern) => self.wildcards.push((pattern, rule)),
+            Some(pattern) => {
+                if self
+                    .wildcards
+                    .iter()
+                    .any(|(known, _)| known.text() == composite)
+                {
+                    return Err(DuplicateRule(composite));
+                }
+                self.wildcards.push((pattern, rule));
+            }
             None => {
+                if self.exact.contains_key(composite.as_str()) {
+                    return Err(DuplicateRule(composite));
+                }
                 self.exact.insert(composite.into_boxed_str(), rule);
             }
         }

@@ -12,6 +12,7 @@ mod metadata;
 mod pattern;
 
 pub use answer::{AnswerStyle, BodyStyle, HeaderStyle};
+pub(crate) use configured::rate_limit_terms;
 pub use configured::{ConfiguredLimit, Estimate, LimitIndex, OnStoreError, Override, Terms, Unit};
 pub use domain::{Domain, DuplicateRule, Entry, Level, Match, Rule};
 pub use key::{BucketKey, Identity};

@@ -1,0 +1,202 @@
+//! Descriptors to rules: the tree.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use crate::rules::{ConfiguredLimit, Domain, Level, LimitIndex, Rule};
+
+use super::cost::Costs;
+use super::error::{Complaint, Findings, Position};
+use super::limit::{self, Defaults, Modes, Surroundings, not_a_map};
+use super::read::Fields;
+use super::words::Place;
+use super::yaml::{Node, Value};
+use super::{metadata, rate_limit};
+
+/// What the descriptors of one file are compiled with.
+#[derive(Debug)]
+pub(super) struct Descriptors<'c, 'f> {
+    pub(super) findings: &'c mut Findings<'f>,
+    pub(super) costs: &'c mut Costs,
+    pub(super) defaults: &'c Defaults,
+    pub(super) domain: &'c str,
+    /// How many limits the domain has by now.
+    pub(super) limit_count: &'c mut usize,
+    /// Whether the file has any `limits:`.
+    pub(super) has_limits: bool,
+}
+
+/// The rules of a level by their `key_value`, and where each was given.
+pub(super) type Seen = HashMap<String, (String, Position)>;
+
+/// The rule that a level belongs to; empty above the first.
+#[derive(Debug, Default)]
+struct Above {
+    /// As in `tenant=acme > model`.
+    path: String,
+    /// As in `tenant_acme.model`, which is what envoyproxy/ratelimit calls a rule in its metrics.
+    key: String,
+}
+
+impl Descriptors<'_, '_> {
+    /// The first level, to which several files may contribute.
+    pub(super) fn root(&mut self, node: &Node<'_>, domain: &mut Domain, seen: &mut Seen) {
+        self.level(node, &Above::default(), &mut domain.root, seen);
+    }
+
+    fn level(&mut self, node: &Node<'_>, above: &Above, level: &mut Level, seen: &mut Seen) {
+        for item in self.findings.list(node, "descriptors").unwrap_or_default() {
+            if !matches!(item.value, Value::Map(_)) {
+                self.findings.error(item.at, not_a_map(item));
+                continue;
+            }
+            let Some(fields) = self.findings.unchecked(item, "a descriptor") else { continue };
+            self.descriptor(&fields, above, level, seen);
+            self.findings.rule.clone_from(&above.path);
+        }
+    }
+
+    fn descriptor(
+        &mut self,
+        fields: &Fields<'_, '_>,
+        above: &Above,
+        level: &mut Level,
+        seen: &mut Seen,
+    ) {
+        let key = self.findings.text_of(fields, "key");
+        let value = self.findings.text_of(fields, "value");
+        let keyless = key == Some("");
+        let (key, value) = (key.unwrap_or_default(), value.unwrap_or_default());
+        let composite = match value {
+            "" => key.to_owned(),
+            value => format!("{key}_{value}"),
+        };
+        let this = Above {
+            path: joined(&above.path, " > ", &Step { key, value }.to_string()),
+            key: joined(&above.key, ".", &printable(&composite)),
+        };
+        self.findings.rule.clone_from(&this.path);
+        self.findings.check_keys(fields, Place::Descriptor);
+        if keyless {
+            self.findings.error(fields.at, "descriptor has empty key");
+        }
+        let shared = self.findings.boolean_of(fields, "share_threshold").unwrap_or(false);
+        if shared && !composite.contains('*') {
+            let wrong = format!(
+                "share_threshold can only be used with wildcard values (containing '*'), \
+                 but found key '{composite}'"
+            );
+            self.findings.error(fields.at("share_threshold"), wrong);
+        }
+        // They would make labels of what callers send; accepted, so that files load unchanged.
+        for accepted in ["detailed_metric", "value_to_metric"] {
+            self.findings.boolean_of(fields, accepted);
+        }
+        let metadata = fields.get("metadata").and_then(|node| metadata::read(node, self.findings));
+        let limits = self.limits(fields, &this.key);
+        let mut children = Level::default();
+        if let Some(node) = fields.get("descriptors") {
+            self.level(node, &this, &mut children, &mut Seen::new());
+            self.findings.rule.clone_from(&this.path);
+        }
+        if key.is_empty() {
+            return;
+        }
+        let rule = Rule {
+            path: this.path,
+            limits,
+            children,
+            shared_value: shared.then(|| value.to_owned()),
+            metadata,
+        };
+        if level.insert(key, value, rule).is_err() {
+            self.twice(fields, &this.key, seen.get(&composite));
+        } else {
+            seen.insert(composite, (self.findings.file.to_owned(), fields.at));
+        }
+    }
+
+    fn twice(&mut self, fields: &Fields<'_, '_>, key: &str, first: Option<&(String, Position)>) {
+        let domain = self.domain;
+        let twice = Complaint::new(format!("duplicate descriptor composite key '{domain}.{key}'"));
+        let at = match fields.get("key") {
+            Some(node) => node.at,
+            None => fields.at,
+        };
+        self.findings.error(
+            at,
+            match first {
+                Some((file, first)) if file == self.findings.file => {
+                    twice.hint(format!("the first is on line {}", first.line))
+                }
+                Some((file, first)) => {
+                    twice.hint(format!("the first is in {file}, line {}", first.line))
+                }
+                None => twice,
+            },
+        );
+    }
+
+    fn limits(&mut self, fields: &Fields<'_, '_>, rule_key: &str) -> Vec<ConfiguredLimit> {
+        let mut surroundings = Surroundings {
+            costs: &mut *self.costs,
+            defaults: self.defaults,
+            domain: self.domain,
+            modes: Modes::read(fields, self.findings),
+        };
+        let mut found = Vec::new();
+        if let Some(node) = fields.get("rate_limit") {
+            let limit = rate_limit::read(node, rule_key, &surroundings, self.findings);
+            found.extend(limit.map(|limit| (node.at, limit)));
+        }
+        if let Some(node) = fields.get("limits") {
+            self.has_limits = true;
+            for item in self.findings.list(node, "limits").unwrap_or_default() {
+                let limit = limit::read(item, &mut surroundings, self.findings);
+                found.extend(limit.map(|limit| (item.at, limit)));
+            }
+        }
+        let mut limits: Vec<ConfiguredLimit> = Vec::new();
+        for (at, mut limit) in found {
+            if limits.iter().any(|other| other.label == limit.label) {
+                let label = &limit.label;
+                let twice = format!("two limits of one rule are called '{label}'");
+                self.findings.error(at, twice);
+                continue;
+            }
+            limit.index = LimitIndex(*self.limit_count);
+            *self.limit_count += 1;
+            limits.push(limit);
+        }
+        limits
+    }
+}
+
+/// One level of a rule's path.
+pub(super) struct Step<'s> {
+    pub(super) key: &'s str,
+    pub(super) value: &'s str,
+}
+
+impl std::fmt::Display for Step<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&printable(if self.key.is_empty() { "?" } else { self.key }))?;
+        if self.value.is_empty() {
+            return Ok(());
+        }
+        write!(f, "={}", printable(self.value))
+    }
+}
+
+/// What goes into logs, metrics and headers as one line.
+pub(super) fn printable(text: &str) -> Cow<'_, str> {
+    if text.contains(char::is_control) {
+        text.replace(char::is_control, "\u{fffd}").into()
+    } else {
+        text.into()
+    }
+}
+
+pub(super) fn joined(above: &str, by: &str, this: &str) -> String {
+    if above.is_empty() { this.to_owned() } else { format!("{above}{by}{this}") }
+}

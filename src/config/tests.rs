@@ -1,0 +1,313 @@
+//! Whole files: what loads, what it means, and what is said about every mistake.
+//!
+//! `tests/data/config/invalid` has one file for each mistake and its exact messages beside it in
+//! `.error`; `tests/data/config/valid` has files that load and what they say in `.rules`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use crate::limit::{Algorithm, Effect, WhenOver, ZeroCost};
+use crate::rules::{BodyStyle, Domain, HeaderStyle, Metadata, Rule, Terms};
+
+use super::document::{Document, compile};
+use super::yaml::{MAX_BYTES, MAX_DEPTH, MAX_NODES};
+use super::{BUILTIN, builtin, outline, parse};
+
+fn data(directory: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/config").join(directory)
+}
+
+/// The YAML files of a directory, as they are named and with their texts.
+fn files(directory: &str) -> Vec<(PathBuf, String, String)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(data(directory)).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            let text = fs::read_to_string(&path).unwrap();
+            files.push((path, name, text));
+        }
+    }
+    assert!(!files.is_empty(), "no files in {directory}");
+    files.sort();
+    files
+}
+
+/// What should be said of `path`, from the file beside it.
+fn expected(path: &Path, extension: &str) -> String {
+    let beside = path.with_extension(extension);
+    fs::read_to_string(&beside).unwrap_or_else(|error| panic!("{}: {error}", beside.display()))
+}
+
+fn messages(source: &str) -> Vec<String> {
+    let errors = parse(source, "f").err().unwrap_or_default();
+    errors.iter().map(ToString::to_string).collect()
+}
+
+fn warnings(source: &str) -> Vec<String> {
+    let compiled = compile(&[Document::parse(source, "f").unwrap()]).unwrap();
+    compiled.warnings.iter().map(ToString::to_string).collect()
+}
+
+fn rule<'d>(domain: &'d Domain, path: &str) -> &'d Rule {
+    let mut found = None;
+    domain.for_each_rule(|rule| {
+        if rule.path == path {
+            found = Some(rule);
+        }
+    });
+    found.unwrap_or_else(|| panic!("no rule {path}"))
+}
+
+#[test]
+fn every_mistake_is_told_exactly() {
+    for (path, name, text) in files("invalid") {
+        let errors = parse(&text, &name).expect_err(&name);
+        let told: String = errors.iter().map(|error| format!("{error}\n")).collect();
+        assert_eq!(told, expected(&path, "error"), "{name}");
+    }
+}
+
+#[test]
+fn every_valid_file_says_what_is_written_beside_it() {
+    for (path, name, text) in files("valid") {
+        let domain = parse(&text, &name).unwrap_or_else(|errors| panic!("{name}: {errors:?}"));
+        assert_eq!(outline(&domain), expected(&path, "rules"), "{name}");
+    }
+}
+
+#[test]
+fn the_built_in_domain_is_the_example() {
+    let domain = builtin();
+    assert_eq!(domain.name, "llm");
+    assert_eq!(warnings(BUILTIN), [""; 0]);
+    let acme = rule(&domain, "tenant=acme");
+    let names: Vec<&str> = acme.limits.iter().map(|limit| limit.name.as_str()).collect();
+    assert_eq!(names, ["tenant-requests", "tenant-tokens", "tenant-daily-requests"]);
+    assert_eq!(domain.answer.headers, [HeaderStyle::RetryAfter, HeaderStyle::OpenAi]);
+    assert_eq!(domain.answer.body, BodyStyle::OpenAi);
+}
+
+#[test]
+fn a_rate_limit_is_the_limit_of_the_reference_and_limits_are_ours() {
+    let text = "domain: d
+descriptors:
+  - key: k
+    rate_limit: { unit: minute, requests_per_unit: 5 }
+    limits: [{ name: l, rate: 5/minute }]
+";
+    let domain = parse(text, "f").unwrap();
+    let rule = rule(&domain, "k");
+    let [theirs, ours] = rule.limits.as_slice() else { panic!("{rule:?}") };
+    let (Terms::Limited(their_terms), Terms::Limited(our_terms)) = (theirs.terms, ours.terms)
+    else {
+        panic!("{rule:?}")
+    };
+    assert_eq!(their_terms.algorithm, Algorithm::FixedWindow);
+    assert_eq!(their_terms.when_over, WhenOver::Charge);
+    assert_eq!(their_terms.zero_cost, ZeroCost::PassesAtZero);
+    assert_eq!((theirs.name.as_str(), theirs.label.as_str()), ("", "k"));
+    assert_eq!(our_terms.algorithm, Algorithm::TokenBucket);
+    assert_eq!(our_terms.when_over, WhenOver::Refuse);
+    assert_eq!(our_terms.zero_cost, ZeroCost::NeedsRoom);
+    assert_eq!((ours.name.as_str(), ours.label.as_str()), ("l", "l"));
+    assert_eq!((theirs.index.0, ours.index.0, domain.limit_count), (0, 1, 2));
+    assert_ne!(theirs.identity, ours.identity);
+}
+
+#[test]
+fn the_same_name_in_two_rules_is_the_same_limit() {
+    let text = "domain: d
+descriptors:
+  - key: k
+    limits: [{ name: l, rate: 5/minute }]
+  - key: k
+    value: v
+    limits: [{ name: l, rate: 50/hour }]
+  - key: k
+    value: w
+    limits: [{ name: l, rate: 50/hour, algorithm: fixed_window }]
+";
+    let domain = parse(text, "f").unwrap();
+    let identity = |path| rule(&domain, path).limits[0].identity;
+    assert_eq!(identity("k"), identity("k=v"));
+    assert_ne!(identity("k"), identity("k=w"));
+}
+
+#[test]
+fn indexes_are_dense() {
+    for (_, name, text) in files("valid") {
+        let domain = parse(&text, &name).unwrap();
+        let indexes: Vec<usize> = domain.limits().iter().map(|limit| limit.index.0).collect();
+        assert_eq!(indexes, (0..domain.limit_count).collect::<Vec<_>>(), "{name}");
+    }
+}
+
+#[test]
+fn modes_of_the_descriptor_hold_for_all_its_limits() {
+    let text = "domain: d
+descriptors:
+  - key: k
+    quota_mode: true
+    rate_limit: { unit: day, requests_per_unit: 1 }
+    limits:
+      - { name: a, rate: 1/day }
+      - { name: b, rate: 1/day, shadow_mode: true }
+      - { name: c, rate: 1/day, quota_mode: false }
+";
+    let domain = parse(text, "f").unwrap();
+    let effects: Vec<Effect> = rule(&domain, "k").limits.iter().map(|l| l.effect).collect();
+    assert_eq!(effects, [Effect::Quota, Effect::Quota, Effect::Shadow, Effect::Enforce]);
+}
+
+#[test]
+fn metadata_keeps_its_types() {
+    let text = fs::read_to_string(data("valid/reference-tree.yaml")).unwrap();
+    let domain = parse(&text, "f").unwrap();
+    let Some(Metadata::Map(map)) = &rule(&domain, "plan=gold").metadata else { panic!() };
+    assert_eq!(map["tier"], Metadata::Text("gold".to_owned()));
+    assert_eq!(map["seats"], Metadata::Number(12.0));
+    assert_eq!(map["ratio"], Metadata::Number(0.5));
+    assert_eq!(map["trial"], Metadata::Bool(false));
+    assert_eq!(map["note"], Metadata::Text("1".to_owned()));
+    assert_eq!(map["owner"], Metadata::Null);
+    let regions = ["eu", "us"].map(|region| Metadata::Text(region.to_owned()));
+    assert_eq!(map["regions"], Metadata::List(regions.to_vec()));
+    let Metadata::Map(nested) = &map["nested"] else { panic!() };
+    assert_eq!(nested["a"], Metadata::Number(16.0));
+}
+
+#[test]
+fn a_shared_wildcard_keeps_its_pattern() {
+    let text = fs::read_to_string(data("valid/reference-tree.yaml")).unwrap();
+    let domain = parse(&text, "f").unwrap();
+    assert_eq!(rule(&domain, "path=files/*").shared_value.as_deref(), Some("files/*"));
+    assert_eq!(rule(&domain, "path=*/download").shared_value, None);
+}
+
+/// A file whose lists and maps are nested `depth` levels deep.
+fn nested(depth: usize) -> String {
+    let inner = depth - 3;
+    let (open, close) = ("[".repeat(inner - 1), "]".repeat(inner - 1));
+    format!("domain: d\ndescriptors:\n  - key: k\n    metadata: {{ a: {open}{close} }}\n")
+}
+
+#[test]
+fn nesting_is_bounded() {
+    assert_eq!(messages(&nested(MAX_DEPTH)), [""; 0]);
+    let too_deep = "lists and maps are nested deeper than 64 levels";
+    assert!(messages(&nested(MAX_DEPTH + 1))[0].ends_with(too_deep));
+    let begun = Instant::now();
+    assert!(messages(&nested(100_000))[0].ends_with(too_deep));
+    let block: String = (0..2000).map(|level| format!("{}- \n", " ".repeat(level))).collect();
+    assert!(messages(&format!("domain: d\ndescriptors:\n{block}"))[0].ends_with(too_deep));
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn an_alias_cannot_nest_deeper_than_what_it_stands_for_allows() {
+    let half = "[".repeat(40) + &"]".repeat(40);
+    let text = |open: &str, close: &str| {
+        format!("domain: d\ndescriptors:\n  - key: k\n    metadata: {{ a: &x {half}, b: {open}*x{close} }}\n")
+    };
+    // The file and its descriptor are four levels, and the anchored list is 40 more.
+    assert_eq!(messages(&text(&"[".repeat(20), &"]".repeat(20))), [""; 0]);
+    let too_deep = messages(&text(&"[".repeat(21), &"]".repeat(21)));
+    assert!(too_deep[0].ends_with("nested deeper than 64 levels"), "{too_deep:?}");
+}
+
+#[test]
+fn a_few_lines_cannot_stand_for_a_billion_nodes() {
+    let mut text = "domain: d\na: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..10 {
+        let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
+        text.push_str(&format!("b{level}: &a{level} [{aliases}]\n"));
+    }
+    let begun = Instant::now();
+    let said = messages(&text);
+    let expected = format!("the file has more than {MAX_NODES} values, aliases written out");
+    assert!(said[0].ends_with(&expected), "{said:?}");
+    assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn a_hundred_thousand_descriptors_load() {
+    let mut text = "domain: d\ndescriptors:\n".to_owned();
+    for number in 0..100_000 {
+        text.push_str(&format!(
+            "  - key: tenant\n    value: t{number}\n    rate_limit: {{ unit: minute, requests_per_unit: {number} }}\n"
+        ));
+    }
+    assert!(text.len() < MAX_BYTES);
+    let domain = parse(&text, "f").unwrap();
+    assert_eq!(domain.limit_count, 100_000);
+}
+
+#[test]
+fn a_file_that_is_too_long_is_not_looked_at() {
+    let said = messages(&" ".repeat(MAX_BYTES + 1));
+    assert_eq!(said, [format!("f:1:1: the file is longer than {MAX_BYTES} bytes")]);
+}
+
+#[test]
+fn odd_things_are_told() {
+    let text = "domain: d
+costs: { unused: { hits: 1 } }
+descriptors:
+  - key: k
+    rate_limit: { unit: day }
+";
+    assert_eq!(
+        warnings(text),
+        [
+            "f:5:17: requests_per_unit is not given, so every request is refused (in rule k): \
+             write requests_per_unit: 0 if that is meant",
+            "f:2:10: the cost 'unused' is never used",
+        ]
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC*") {
+        drop(parse(&text, "f"));
+    }
+
+    #[test]
+    fn no_yaml_like_text_makes_it_panic(
+        words in prop::collection::vec(
+            prop::sample::select(vec![
+                "domain: d\n", "descriptors:\n", "  - key: k\n", "    value: a*\n", "    limits:\n",
+                "      - { name: n, rate: 5/minute }\n", "    rate_limit:\n", "      unit: day\n",
+                "[", "]", "{", "}", ": ", ", ", "- ", "&a ", "*a", "<<: ", "\n", "  ", "\"", "'",
+                "!!str ", "|\n", "? ", "#", "---\n", "~", "0x", "1.5k/", "%", "key", "\u{feff}", "\0",
+            ]),
+            0..60,
+        )
+    ) {
+        drop(parse(&words.concat(), "f"));
+    }
+
+    #[test]
+    fn no_change_to_a_good_file_makes_it_panic(
+        which in any::<prop::sample::Index>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<Option<char>>()), 1..6),
+    ) {
+        let files = files("valid");
+        let mut text: Vec<char> = which.get(&files).2.chars().collect();
+        for (place, change) in changes {
+            let place = place.index(text.len());
+            match change {
+                Some(change) => text[place] = change,
+                None => { text.remove(place); }
+            }
+            if text.is_empty() { break; }
+        }
+        drop(parse(&text.into_iter().collect::<String>(), "f"));
+    }
+}
