@@ -6,7 +6,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::Service;
-use super::control::Control;
+use super::control::{Control, without_control};
 use super::outcome::LimitOutcome;
 use super::policy::Policy;
 use super::report::Source;
@@ -167,6 +167,7 @@ impl Service {
         priority: Option<&str>,
     ) -> Result<ReserveAnswer, ApiError> {
         let (request, counts) = request(target, estimate)?;
+        request.check()?;
         let policy = self.known(target.domain)?;
         let id = id.filter(|id| !id.is_empty());
         let control = Control {
@@ -260,7 +261,8 @@ impl Service {
         let rule = target
             .descriptors
             .first()
-            .and_then(|entries| policy.domain.find(entries, &mut String::new()))
+            .map(|entries| without_control(entries))
+            .and_then(|entries| policy.domain.find(&entries, &mut String::new()))
             .map(|found| found.rule.path.clone());
         let outcome = self.admit(&policy, &request, &control, Mode::Peek).await?;
         if outcome.without_store {
@@ -269,6 +271,7 @@ impl Service {
         let buckets = outcome
             .limits
             .iter()
+            .filter(|limit| limit.descriptor == 0)
             .map(|limit| view(&policy, limit))
             .collect();
         Ok(InspectAnswer { rule, buckets })

@@ -1,1 +1,4 @@
-fn main() {}
+//! Behaviour, seen from outside: one binary, one module for each part.
+
+mod service;
+mod support;
