@@ -11,9 +11,7 @@ use super::{Service, report};
 use crate::clock;
 use crate::limit::{Effect, HeldCharge, Mode};
 use crate::rules::OnStoreError;
-use crate::store::{
-    Admission, Charges, Hold, HoldKey, Record, RecordedCharge, StoreError, Verdict,
-};
+use crate::store::{Admission, Charges, Hold, HoldKey, Record, RecordedCharge, Verdict};
 
 /// How long the same request may come again where nothing else has to be remembered of it.
 const RETRY_TIME: std::time::Duration = std::time::Duration::from_secs(60);
@@ -70,11 +68,15 @@ impl Service {
             .any(|descriptor| descriptor.bad_count)
         {
             self.metrics().count_invalid_request("bad_count");
-            policy.metrics.over_limit.inc();
+            if mode == Mode::Apply {
+                policy.metrics.over_limit.inc();
+            }
             return Ok(Outcome::undecided(plan, Verdict::Refused, false));
         }
         if plan.charges.is_empty() {
-            policy.metrics.ok.inc();
+            if mode == Mode::Apply {
+                policy.metrics.ok.inc();
+            }
             return Ok(Outcome::undecided(plan, Verdict::Admitted, false));
         }
         let deny = plan.charges.iter().any(|planned| {
@@ -104,12 +106,8 @@ impl Service {
         match decided {
             Ok(decision) => {
                 let reservation = reservation.filter(|_| decision.verdict != Verdict::Refused);
-                let mut outcome = Outcome::decided(plan, &decision, reservation);
-                if mode == Mode::Peek {
-                    for limit in &mut outcome.limits {
-                        limit.charged = 0;
-                    }
-                } else {
+                let outcome = Outcome::decided(plan, &decision, mode, reservation);
+                if mode == Mode::Apply {
                     if held && decision.verdict == Verdict::Admitted {
                         self.metrics().reservations_opened.inc();
                     }
@@ -118,7 +116,10 @@ impl Service {
                 Ok(outcome)
             }
             Err(error) => {
-                self.undecided(&error, policy, deny);
+                self.store_failed(&error);
+                if mode == Mode::Apply {
+                    policy.without_store(deny).inc();
+                }
                 let result = if deny {
                     Verdict::Refused
                 } else {
@@ -126,15 +127,6 @@ impl Service {
                 };
                 Ok(Outcome::undecided(plan, result, true))
             }
-        }
-    }
-
-    fn undecided(&self, error: &StoreError, policy: &Policy, deny: bool) {
-        self.store_failed(error);
-        if deny {
-            policy.metrics.denied_without_store.inc();
-        } else {
-            policy.metrics.allowed_without_store.inc();
         }
     }
 
@@ -208,9 +200,11 @@ fn count(policy: &Policy, outcome: &Outcome<'_>) {
     }
     for limit in &outcome.limits {
         let (_, series) = policy.series(&limit.limit, limit.is_override());
+        // A quota that is over while another one has room refuses nobody.
+        let refuses = limit.over && outcome.refused();
         if limit.fits {
             series.admitted.inc();
-        } else if limit.over {
+        } else if refuses {
             series.refused.inc();
             series
                 .hits_refused
@@ -220,7 +214,7 @@ fn count(policy: &Policy, outcome: &Outcome<'_>) {
         }
         if limit.charged < 0 {
             series.hits_refunded.inc_by(limit.charged.unsigned_abs());
-        } else if limit.fits {
+        } else if !refuses {
             series.hits_admitted.inc_by(limit.charged.unsigned_abs());
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::outcome::{LimitOutcome, Outcome};
 use super::{body, headers};
 use crate::rules::{AnswerStyle, BodyStyle, Metadata, Unit};
+use crate::store::Verdict;
 
 /// The answer to one request.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -109,7 +110,11 @@ fn metadata(outcome: Outcome<'_>) -> Vec<(&'static str, String)> {
             .limits
             .iter()
             .filter(|limit| limit.limit.formula.counts_tokens())
-            .map(|limit| limit.charged)
+            .map(|limit| match outcome.result {
+                // Charged when it came first.
+                Verdict::Repeated => limit.amount,
+                _ => limit.charged,
+            })
             .max();
         metadata.extend(reserved.map(|reserved| ("reserved", reserved.max(0).to_string())));
     }
@@ -142,7 +147,7 @@ fn limit_status(outcome: &LimitOutcome<'_>) -> LimitStatus {
     let per_unit =
         u128::from(rate.amount()) * unit.period().as_micros() / u128::from(rate.period_micros());
     LimitStatus {
-        name: outcome.limit.name.clone(),
+        name: headers::quotable(&outcome.limit.name),
         requests_per_unit: u32::try_from(per_unit).unwrap_or(u32::MAX),
         unit,
     }

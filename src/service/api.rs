@@ -6,7 +6,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::Service;
-use super::control::Control;
+use super::control::{Control, without_control};
 use super::outcome::LimitOutcome;
 use super::policy::Policy;
 use super::report::Source;
@@ -263,7 +263,8 @@ impl Service {
         let rule = target
             .descriptors
             .first()
-            .and_then(|entries| policy.domain.find(entries, &mut String::new()))
+            .map(|entries| without_control(entries))
+            .and_then(|entries| policy.domain.find(&entries, &mut String::new()))
             .map(|found| found.rule.path.clone());
         let outcome = self.admit(&policy, &request, &control, Mode::Peek).await?;
         if outcome.without_store {
@@ -272,6 +273,7 @@ impl Service {
         let buckets: Vec<BucketView> = outcome
             .limits
             .iter()
+            .filter(|limit| limit.descriptor == 0)
             .map(|limit| view(&policy, limit))
             .collect();
         let keys: Vec<BucketKey> = buckets.iter().map(|bucket| bucket.key).collect();

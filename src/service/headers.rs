@@ -223,6 +223,13 @@ pub(super) fn clean(text: &str) -> String {
         .collect()
 }
 
+/// A name that Envoy puts between quotes in a header of its own, as it is: without what would end
+/// the quotes or the header.
+pub(super) fn quotable(name: &str) -> String {
+    let unsafe_there = |c: char| c.is_control() || c == '"' || c == '\\';
+    name.replace(unsafe_there, "_")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use prometheus::IntCounter;
 
 use crate::metrics::{DomainMetrics, LimitMetrics, Metrics};
 use crate::rules::{ConfiguredLimit, Domain};
@@ -68,6 +69,15 @@ impl Policy {
             limits,
             overrides: series("override"),
             domain,
+        }
+    }
+
+    /// What counts the requests that were answered without the store.
+    pub(super) const fn without_store(&self, denied: bool) -> &IntCounter {
+        if denied {
+            &self.metrics.denied_without_store
+        } else {
+            &self.metrics.allowed_without_store
         }
     }
 

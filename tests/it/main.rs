@@ -2,5 +2,6 @@
 
 mod admin;
 mod examples;
+mod service;
 mod store;
 mod support;

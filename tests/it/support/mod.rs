@@ -7,5 +7,8 @@
     reason = "a test's scaffolding fails the test where it stands"
 )]
 
+pub(crate) mod gate;
 pub(crate) mod http;
+pub(crate) mod limiter;
 pub(crate) mod redis;
+pub(crate) mod tasks;
