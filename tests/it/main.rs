@@ -1,5 +1,6 @@
 //! The integration tests, in one binary.
 
+mod envoy;
 mod examples;
 mod store;
 mod support;

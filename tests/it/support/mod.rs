@@ -2,8 +2,15 @@
 #![expect(
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stderr,
     clippy::unwrap_used,
     reason = "a test's scaffolding fails the test where it stands"
 )]
 
+pub(crate) mod envoy;
+pub(crate) mod http;
+pub(crate) mod process;
 pub(crate) mod redis;
+pub(crate) mod tap;
+pub(crate) mod tollgate;
+pub(crate) mod upstream;
