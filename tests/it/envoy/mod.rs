@@ -9,5 +9,11 @@
     reason = "a test's scaffolding fails the test where it stands"
 )]
 
+mod cancelled;
+mod hang_up;
 mod providers;
+mod reference;
+mod refusal;
+mod repeated;
+mod replicas;
 mod stage;

@@ -48,6 +48,29 @@ impl Stage {
         })
     }
 
+    /// `examples/envoy/redis`, where each request is checked first and charged 10 when it is done.
+    pub(super) fn check_and_charge() -> Self {
+        let envoy = Config::example("redis")
+            .replace("timeout: 0.1s", "timeout: 20s")
+            .replace("timeout: 0.25s", "timeout: 20s")
+            .replace(
+                "              domain: edge\n",
+                r"
+              domain: edge
+              rate_limits:
+              - actions: [{ request_headers: { header_name: x-tenant, descriptor_key: tenant } }]
+                hits_addend: { number: 0 }
+              - actions: [{ request_headers: { header_name: x-tenant, descriptor_key: tenant } }]
+                hits_addend: { number: 10 }
+                apply_on_stream_done: true
+",
+            );
+        let redis = RedisServer::shared();
+        Self::start(envoy, &data("reference.yaml"), redis, |envoy, taps| {
+            envoy.port(8081, taps[0])
+        })
+    }
+
     fn start(
         envoy: Config,
         tollgate: &Path,

@@ -7,7 +7,7 @@ use super::http::Request;
 use super::process::Program;
 
 /// Where `scripts/install-test-tools` puts it.
-pub(crate) fn program() -> PathBuf {
+fn path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/envoy")
 }
 
@@ -54,7 +54,7 @@ impl Envoy {
     /// Starts one and waits until it takes requests.
     pub(crate) fn start(config: &Config) -> Self {
         let mut admin_file = PathBuf::new();
-        let command = Command::new(self::program());
+        let command = Command::new(path());
         let mut program = Program::start("envoy", command, |command, directory| {
             let file = directory.join("envoy.yaml");
             std::fs::write(&file, &config.0).expect("a file for envoy");

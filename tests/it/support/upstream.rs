@@ -17,7 +17,8 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// Starts one and waits until it listens.
     pub(crate) fn start() -> Self {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/envoy/upstream/fake_llm.py");
+        let file =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/envoy/upstream/fake_llm.py");
         let mut command = Command::new("python3");
         command.arg(file).args(["--port", "0"]);
         let mut program = Program::start("provider", command, |_, _| {});
