@@ -15,8 +15,8 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::{
-    Admission, Charge, Charges, Decision, EndResult, Ended, Ending, HoldCounts, HoldKey, Readings,
-    Record, Verdict,
+    Admission, Charge, Charges, Decision, EndResult, Ended, Ending, Held, HoldCounts, HoldKey,
+    Readings, Record, Verdict,
 };
 use crate::clock::Clock;
 use crate::limit::{self, Bucket, Mode, Timestamp, decide};
@@ -50,14 +50,14 @@ struct Entry {
 
 #[derive(Debug, Default)]
 struct Holds {
-    known: HashMap<HoldKey, Held, foldhash::quality::RandomState>,
+    known: HashMap<HoldKey, Remembered, foldhash::quality::RandomState>,
     expiries: BinaryHeap<Reverse<(Timestamp, HoldKey)>>,
     open: u64,
     newly_expired: u64,
 }
 
 #[derive(Debug)]
-struct Held {
+struct Remembered {
     state: State,
     expires: Timestamp,
 }
@@ -98,7 +98,7 @@ impl Memory {
         let mut holds = lock(&self.holds[shard_of(hold.key.as_bytes())]);
         holds.expire(self.clock.now());
         match holds.known.get_mut(&hold.key) {
-            Some(Held {
+            Some(Remembered {
                 state: State::Closed | State::Open(_),
                 ..
             }) => {
@@ -201,7 +201,11 @@ impl Memory {
                 }
             }
             None => {
-                let (_, now, readings) = self.decide(&ending.fallback, Mode::Apply);
+                let mut charges = ending.fallback.clone();
+                for charge in &mut charges {
+                    charge.charge.effect = limit::Effect::Record;
+                }
+                let (_, now, readings) = self.decide(&charges, Mode::Apply);
                 holds.insert(ending.key, State::Reported, now.plus(ending.lifetime));
                 Ended {
                     result: EndResult::Charged,
@@ -223,6 +227,22 @@ impl Memory {
             counts.newly_expired += std::mem::take(&mut holds.newly_expired);
         }
         counts
+    }
+
+    /// What open reservations hold of each of these buckets.
+    pub fn held(&self, keys: &[BucketKey]) -> Vec<Held> {
+        let now = self.clock.now();
+        let mut found = vec![Held::default(); keys.len()];
+        for holds in &self.holds {
+            let mut holds = lock(holds);
+            holds.expire(now);
+            for held in holds.known.values() {
+                if let State::Open(record) = &held.state {
+                    record.add_held(keys, &mut found);
+                }
+            }
+        }
+        found
     }
 
     /// How many buckets are remembered.
@@ -277,13 +297,18 @@ impl Memory {
         let mut readings = Vec::with_capacity(charges.len());
         let verdict = decide(&plain, &slots, &mut buckets, now, mode, &mut readings);
 
-        for (slot, (key, bucket)) in keys.iter().zip(&buckets).enumerate() {
-            let held_to = slots
-                .iter()
-                .rposition(|of| *of == slot)
-                .map(|last| plain[last].limit);
-            if let Some(limit) = held_to {
-                shard_among(&mut shards, key).put(*key, *bucket, &limit, now);
+        if mode == Mode::Apply {
+            // What was charged is written down. What was not stays as it was: the refill counts
+            // again next time, by the rate of then.
+            let refused = verdict == limit::Verdict::Refused;
+            for (slot, (key, bucket)) in keys.iter().zip(&buckets).enumerate() {
+                let charged = |of: &usize, charge: &limit::Charge| {
+                    *of == slot && (!refused || charge.limit.when_over == limit::WhenOver::Charge)
+                };
+                let mut last = slots.iter().zip(&plain).rev();
+                if let Some((_, charge)) = last.find(|(of, charge)| charged(of, charge)) {
+                    shard_among(&mut shards, key).put(*key, *bucket, &charge.limit, now);
+                }
             }
         }
         (verdict, now, Readings::from_vec(readings))
@@ -319,7 +344,7 @@ impl Holds {
         if matches!(state, State::Open(_)) {
             self.open += 1;
         }
-        self.known.insert(key, Held { state, expires });
+        self.known.insert(key, Remembered { state, expires });
         self.expiries.push(Reverse((expires, key)));
     }
 
@@ -336,7 +361,7 @@ impl Holds {
             {
                 continue;
             }
-            if let Some(Held {
+            if let Some(Remembered {
                 state: State::Open(_),
                 ..
             }) = self.known.remove(&key)

@@ -1,5 +1,6 @@
 //! The integration tests, in one binary.
 
+mod admin;
 mod envoy;
 mod examples;
 mod store;

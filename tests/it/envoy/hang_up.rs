@@ -1,7 +1,7 @@
 //! A response that never comes to its end is paid for as far as anybody knows what it cost.
 
 use super::stage::{Stage, chat, levels, prompt};
-use crate::support::http::Request;
+use crate::support::client::Request;
 
 /// Reads the first piece of a streamed answer and hangs up.
 fn hang_up_after_the_first_piece(stage: &Stage, request: Request, piece: &str) {

@@ -10,8 +10,8 @@ use tokio::runtime::{Builder, Runtime};
 use tollgate::grpc::proto;
 use tollgate::grpc::proto::tollgate_client::TollgateClient;
 
+use crate::support::client::{Answer, Request};
 use crate::support::envoy::{Config, Envoy};
-use crate::support::http::{Answer, Request};
 use crate::support::process::until;
 use crate::support::redis::RedisServer;
 use crate::support::tap::{Call, Calls, End, Tap};

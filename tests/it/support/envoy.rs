@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::http::Request;
+use super::client::Request;
 use super::process::Program;
 
 /// Where `scripts/install-test-tools` puts it.

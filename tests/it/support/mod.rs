@@ -7,6 +7,7 @@
     reason = "a test's scaffolding fails the test where it stands"
 )]
 
+pub(crate) mod client;
 pub(crate) mod envoy;
 pub(crate) mod http;
 pub(crate) mod process;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::http::Request;
+use super::client::Request;
 use super::process::Program;
 
 /// A running provider.
