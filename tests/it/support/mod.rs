@@ -7,8 +7,14 @@
     reason = "a test's scaffolding fails the test where it stands"
 )]
 
+pub(crate) mod client;
+pub(crate) mod envoy;
 pub(crate) mod gate;
 pub(crate) mod http;
 pub(crate) mod limiter;
+pub(crate) mod process;
 pub(crate) mod redis;
+pub(crate) mod tap;
 pub(crate) mod tasks;
+pub(crate) mod tollgate;
+pub(crate) mod upstream;
