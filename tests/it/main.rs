@@ -1,5 +1,11 @@
 //! The integration tests, in one binary.
 
+mod bad_requests;
+mod commands;
 mod examples;
+mod layering;
+mod lifecycle;
+mod reload;
+mod replicas;
 mod store;
 mod support;

@@ -2,8 +2,11 @@
 #![expect(
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a test's scaffolding fails the test where it stands"
+    reason = "a test's scaffolding fails the test where it stands, and shows a log"
 )]
 
+pub(crate) mod client;
+pub(crate) mod process;
 pub(crate) mod redis;
