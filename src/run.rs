@@ -8,6 +8,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
 
+use crate::config::watch::{Timing, Watcher};
 use crate::config::{self, ConfigError, Library, LoadReport};
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -68,19 +69,19 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
     let metrics = Metrics::new()?;
-    let (library, domains) = load(&args, &metrics)?;
+    let loaded = load(&args, &metrics)?;
     let store = open_store(&args, &metrics)?;
     let options = service::Options {
         hold_time: args.hold_time,
     };
     let service = Service::new(store, metrics, options);
-    service.install(&domains);
+    service.install(&loaded.domains);
 
     let grpc_addr = listeners.grpc.local_addr()?;
     let http_addr = listeners.http.local_addr()?;
     let health = Health::default();
     let grpc_health = grpc::Health::default();
-    let _ = library;
+    let watch = tokio::spawn(follow(loaded.files, service.clone(), shutdown.clone()));
     let ready = tokio::spawn(watch_readiness(
         service.clone(),
         health.clone(),
@@ -105,6 +106,7 @@ pub async fn run(
     greet(&args, grpc_addr);
 
     let result = supervise(grpc, http, &shutdown, args.drain_timeout).await;
+    watch.abort();
     ready.abort();
     tidy.abort();
     result
@@ -173,14 +175,21 @@ where
 
 type Domains = BTreeMap<String, Arc<Domain>>;
 
-fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Option<Library>, Domains), RunError> {
+/// What is in force at the start, and the files to follow.
+struct Loaded {
+    domains: Domains,
+    files: Option<(Library, LoadReport)>,
+}
+
+fn load(args: &ServeArgs, metrics: &Metrics) -> Result<Loaded, RunError> {
     if args.config.is_empty() {
         let domain = config::builtin();
-        metrics.count_config_load(true);
-        return Ok((
-            None,
-            BTreeMap::from([(domain.name.clone(), Arc::new(domain))]),
-        ));
+        tell(&LoadReport::default(), metrics);
+        let domains = BTreeMap::from([(domain.name.clone(), Arc::new(domain))]);
+        return Ok(Loaded {
+            domains,
+            files: None,
+        });
     }
     let (library, report) = Library::open(args.config.clone(), args.merge_domains);
     tell(&report, metrics);
@@ -191,7 +200,26 @@ fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Option<Library>, Domains
         return Err(RunError::NoConfig);
     }
     let domains = library.domains().clone();
-    Ok((Some(library), domains))
+    Ok(Loaded {
+        domains,
+        files: Some((library, report)),
+    })
+}
+
+/// Installs what the files say whenever they change.
+async fn follow(files: Option<(Library, LoadReport)>, service: Service, shutdown: Shutdown) {
+    let Some((library, report)) = files else {
+        return;
+    };
+    let watcher = Watcher::new(library, report, Timing::default());
+    watcher
+        .run(shutdown.stopping_token(), move |library, report| {
+            tell(report, service.metrics());
+            if report.changes_anything() {
+                service.install(library.domains());
+            }
+        })
+        .await;
 }
 
 /// Logs and counts a load.

@@ -24,6 +24,11 @@ impl Shutdown {
         self.stopping.cancelled().await;
     }
 
+    /// Cancelled when nothing new is taken any more.
+    pub fn stopping_token(&self) -> CancellationToken {
+        self.stopping.clone()
+    }
+
     /// Whether we began to leave.
     pub fn is_leaving(&self) -> bool {
         self.leaving.is_cancelled()

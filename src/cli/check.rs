@@ -52,8 +52,7 @@ pub fn explain(args: &ExplainArgs) -> ExitCode {
         .iter()
         .map(|(key, value)| (key.as_str(), value.as_str()))
         .collect();
-    print!("{}", config::summary(domain));
-    drop(entries);
+    print!("{}", config::explain(domain, &entries));
     if report.errors.is_empty() {
         ExitCode::SUCCESS
     } else {

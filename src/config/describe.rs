@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::limit::{
     Algorithm, Effect, Formula, Measure, MissingUsage, Oversize, Rate, WEIGHT_ONE, WhenOver,
 };
-use crate::rules::{ConfiguredLimit, Domain, Estimate, OnStoreError, Rule, Terms, Unit};
+use crate::rules::{ConfiguredLimit, Domain, Estimate, OnStoreError, Terms, Unit};
 
 /// One line: how much there is.
 pub fn summary(domain: &Domain) -> String {
@@ -187,11 +187,4 @@ pub(super) fn line(text: &mut String, line: fmt::Arguments<'_>) {
     if text.write_fmt(line).is_ok() {
         text.push('\n');
     }
-}
-
-/// The paths of `rules`, sorted.
-pub(super) fn paths<'r>(rules: impl Iterator<Item = &'r Rule>) -> Vec<&'r str> {
-    let mut paths: Vec<&str> = rules.map(|rule| rule.path.as_str()).collect();
-    paths.sort_unstable();
-    paths
 }

@@ -4,7 +4,9 @@
 //! freeze everybody else's configuration, and must not leave that tenant unlimited either. So a
 //! file that is wrong keeps its domain as it was (also when it does not even parse: it is
 //! remembered which file gave which domain), while all other domains load. A file that is gone
-//! takes its domain with it; a directory that is gone is a mistake, and keeps everything.
+//! takes its domain with it; a directory that is gone is a mistake, and keeps everything. While
+//! there is a wrong file of which nobody knows whose it is, no domain goes: it may be that of a
+//! file that got a new name and a mistake at once.
 //!
 //! **Nothing changes that did not change.** A domain whose files are byte for byte the same keeps
 //! its `Arc`, so that whoever holds tables beside it need not build them again.
@@ -53,6 +55,22 @@ impl LoadReport {
     }
 }
 
+/// What stays as it is because something is wrong.
+#[derive(Debug, Default)]
+struct Held {
+    domains: BTreeSet<String>,
+    /// No domain goes.
+    all: bool,
+}
+
+impl Held {
+    /// Holds the `domains` of a file that is wrong.
+    fn hold(&mut self, domains: Vec<String>) {
+        self.all |= domains.is_empty();
+        self.domains.extend(domains);
+    }
+}
+
 /// A version of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Source {
@@ -64,7 +82,7 @@ struct Source {
 struct Text {
     source: Source,
     name: String,
-    text: String,
+    content: String,
 }
 
 /// A file of a domain; parsed, unless its text is the one in force.
@@ -103,7 +121,7 @@ impl Library {
     /// Looks at all files again.
     pub fn reload(&mut self) -> LoadReport {
         let mut report = LoadReport::default();
-        let mut held = BTreeSet::new();
+        let mut held = Held::default();
         let texts = self.read(&mut held, &mut report.errors);
         let groups = self.group(&texts, &mut held, &mut report.errors);
         let named: BTreeSet<String> = groups.keys().cloned().collect();
@@ -112,7 +130,12 @@ impl Library {
             self.load(name, members, &mut held, &mut report);
         }
         for name in self.domains.keys() {
-            if !named.contains(name) && !held.contains(name) {
+            if named.contains(name) || held.domains.contains(name) {
+                continue;
+            }
+            if held.all {
+                held.domains.insert(name.clone());
+            } else {
                 report.removed.push(name.clone());
             }
         }
@@ -120,20 +143,21 @@ impl Library {
             self.domains.remove(name);
             self.made_of.remove(name);
         }
-        held.retain(|name| self.domains.contains_key(name) && !report.changed.contains(name));
-        report.kept = held.into_iter().collect();
+        held.domains
+            .retain(|name| self.domains.contains_key(name) && !report.changed.contains(name));
+        report.kept = held.domains.into_iter().collect();
         report
     }
 
     /// All files that can be read. What hangs on those that cannot is held.
-    fn read(&self, held: &mut BTreeSet<String>, errors: &mut Vec<ConfigError>) -> Vec<Text> {
+    fn read(&self, held: &mut Held, errors: &mut Vec<ConfigError>) -> Vec<Text> {
         let mut texts = Vec::new();
         // A file may be given by its name and by its directory.
         let mut read = BTreeSet::new();
         for path in &self.paths {
             let files = files::list(path).unwrap_or_else(|error| {
                 errors.push(error);
-                held.extend(self.domains_of(|known| known.under == *path));
+                held.hold(self.domains_of(|known| known.under == *path));
                 Vec::new()
             });
             for found in files {
@@ -147,12 +171,12 @@ impl Library {
                         texts.push(Text {
                             source: Source { found, digest },
                             name,
-                            text,
+                            content: text,
                         });
                     }
                     Err(error) => {
                         errors.push(error);
-                        held.extend(self.domains_of(|known| known.path == found.path));
+                        held.hold(self.domains_of(|known| known.path == found.path));
                     }
                 }
             }
@@ -164,7 +188,7 @@ impl Library {
     fn group<'t>(
         &self,
         texts: &'t [Text],
-        held: &mut BTreeSet<String>,
+        held: &mut Held,
         errors: &mut Vec<ConfigError>,
     ) -> BTreeMap<String, Vec<Member<'t>>> {
         let mut known = BTreeMap::new();
@@ -180,11 +204,11 @@ impl Library {
             let (domain, document) = match known.get(&text.source.found.path) {
                 // As in the version in force: parsed only where the domain has to be made anew.
                 Some((source, domain)) if **source == text.source => ((*domain).clone(), None),
-                _ => match Document::parse(&text.text, &text.name) {
+                _ => match Document::parse(&text.content, &text.name) {
                     Ok(document) => (document.domain().to_owned(), Some(document)),
                     Err(error) => {
                         errors.push(error);
-                        held.extend(self.domains_of(|known| known.path == text.source.found.path));
+                        held.hold(self.domains_of(|known| known.path == text.source.found.path));
                         continue;
                     }
                 },
@@ -202,7 +226,7 @@ impl Library {
         &mut self,
         name: String,
         members: Vec<Member<'_>>,
-        held: &mut BTreeSet<String>,
+        held: &mut Held,
         report: &mut LoadReport,
     ) {
         let sources: Vec<Source> = members
@@ -210,14 +234,14 @@ impl Library {
             .map(|member| member.text.source.clone())
             .collect();
         if self.made_of.get(&name) == Some(&sources) {
-            if !held.contains(&name) {
+            if !held.domains.contains(&name) {
                 report.unchanged.push(name);
             }
             return;
         }
         match self.compile(&name, members) {
             // Part of it is missing.
-            Ok(_) if held.contains(&name) => {}
+            Ok(_) if held.domains.contains(&name) => {}
             Ok(Compiled { domain, warnings }) => {
                 report.warnings.extend(warnings);
                 report.changed.push(name.clone());
@@ -226,10 +250,12 @@ impl Library {
             }
             Err(errors) => {
                 report.errors.extend(errors);
-                held.insert(name);
+                held.all |= name.is_empty();
+                held.domains.insert(name);
                 // A file may have been another domain's before.
                 for source in sources {
-                    held.extend(self.domains_of(|known| known.path == source.found.path));
+                    held.domains
+                        .extend(self.domains_of(|known| known.path == source.found.path));
                 }
             }
         }
@@ -240,7 +266,7 @@ impl Library {
         for Member { text, document } in members {
             documents.push(match document {
                 Some(document) => document,
-                None => Document::parse(&text.text, &text.name).map_err(|error| vec![error])?,
+                None => Document::parse(&text.content, &text.name).map_err(|error| vec![error])?,
             });
         }
         match documents.as_slice() {

@@ -219,14 +219,14 @@ fn terms(
     defaults: &Defaults,
     findings: &mut Findings<'_>,
 ) -> Option<Limit> {
-    let rate = match fields.get("rate") {
-        Some(node) => rate(node, algorithm, findings),
-        None => {
-            let none = Complaint::new("a limit needs a rate");
-            findings.error(fields.at, none.hint("write it as in 5000/minute"));
-            None
-        }
-    };
+    let rate = fields
+        .get("rate")
+        .map(|node| rate(node, algorithm, findings));
+    if rate.is_none() {
+        let none = Complaint::new("a limit needs a rate");
+        findings.error(fields.at, none.hint("write it as in 5000/minute"));
+    }
+    let rate = rate.flatten();
     let burst = match (fields.get("burst"), algorithm) {
         (None, _) => rate.map(Rate::amount),
         (Some(node), Algorithm::TokenBucket) => burst(node, findings),
@@ -289,7 +289,8 @@ fn check_estimate(
     terms: &Limit,
     findings: &mut Findings<'_>,
 ) {
-    if estimate > terms.burst && terms.oversize == Oversize::Refuse {
+    let forbidden = terms.burst == 0;
+    if estimate > terms.burst && terms.oversize == Oversize::Refuse && !forbidden {
         let burst = terms.burst;
         let never = Complaint::new(format!(
             "the estimate {estimate} is more than the burst {burst}"

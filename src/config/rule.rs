@@ -182,6 +182,7 @@ impl Descriptors<'_, '_> {
 }
 
 /// One level of a rule's path.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Step<'s> {
     pub(super) key: &'s str,
     pub(super) value: &'s str,

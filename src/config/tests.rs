@@ -5,15 +5,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-use proptest::prelude::*;
 
 use crate::limit::{Algorithm, Effect, WhenOver, ZeroCost};
 use crate::rules::{BodyStyle, Domain, HeaderStyle, Metadata, Rule, Terms};
 
 use super::document::{Document, compile};
-use super::yaml::{MAX_BYTES, MAX_DEPTH, MAX_NODES};
 use super::{BUILTIN, builtin, outline, parse};
 
 fn data(directory: &str) -> PathBuf {
@@ -23,7 +19,7 @@ fn data(directory: &str) -> PathBuf {
 }
 
 /// The YAML files of a directory, as they are named and with their texts.
-fn files(directory: &str) -> Vec<(PathBuf, String, String)> {
+pub(super) fn files(directory: &str) -> Vec<(PathBuf, String, String)> {
     let mut files = Vec::new();
     for entry in fs::read_dir(data(directory)).unwrap() {
         let path = entry.unwrap().path();
@@ -47,7 +43,7 @@ fn expected(path: &Path, extension: &str) -> String {
     fs::read_to_string(&beside).unwrap_or_else(|error| panic!("{}: {error}", beside.display()))
 }
 
-fn messages(source: &str) -> Vec<String> {
+pub(super) fn messages(source: &str) -> Vec<String> {
     let errors = parse(source, "f").err().unwrap_or_default();
     errors.iter().map(ToString::to_string).collect()
 }
@@ -71,8 +67,9 @@ fn rule<'d>(domain: &'d Domain, path: &str) -> &'d Rule {
 fn every_mistake_is_told_exactly() {
     for (path, name, text) in files("invalid") {
         let errors = parse(&text, &name).expect_err(&name);
-        let told: String = errors.iter().map(|error| format!("{error}\n")).collect();
-        assert_eq!(told, expected(&path, "error"), "{name}");
+        let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let expected = expected(&path, "error");
+        assert_eq!(told, expected.lines().collect::<Vec<_>>(), "{name}");
     }
 }
 
@@ -227,78 +224,27 @@ fn a_shared_wildcard_keeps_its_pattern() {
     assert_eq!(rule(&domain, "path=*/download").shared_value, None);
 }
 
-/// A file whose lists and maps are nested `depth` levels deep.
-fn nested(depth: usize) -> String {
-    let inner = depth - 3;
-    let (open, close) = ("[".repeat(inner - 1), "]".repeat(inner - 1));
-    format!("domain: d\ndescriptors:\n  - key: k\n    metadata: {{ a: {open}{close} }}\n")
-}
-
 #[test]
-fn nesting_is_bounded() {
-    assert_eq!(messages(&nested(MAX_DEPTH)), [""; 0]);
-    let too_deep = "lists and maps are nested deeper than 64 levels";
-    assert!(messages(&nested(MAX_DEPTH + 1))[0].ends_with(too_deep));
-    let begun = Instant::now();
-    assert!(messages(&nested(100_000))[0].ends_with(too_deep));
-    let block: String = (0..2000)
-        .map(|level| format!("{}- \n", " ".repeat(level)))
-        .collect();
-    assert!(messages(&format!("domain: d\ndescriptors:\n{block}"))[0].ends_with(too_deep));
-    assert!(begun.elapsed() < Duration::from_secs(5));
-}
-
-#[test]
-fn an_alias_cannot_nest_deeper_than_what_it_stands_for_allows() {
-    let half = "[".repeat(40) + &"]".repeat(40);
-    let text = |open: &str, close: &str| {
-        format!(
-            "domain: d\ndescriptors:\n  - key: k\n    metadata: {{ a: &x {half}, b: {open}*x{close} }}\n"
-        )
-    };
-    // The file and its descriptor are four levels, and the anchored list is 40 more.
-    assert_eq!(messages(&text(&"[".repeat(20), &"]".repeat(20))), [""; 0]);
-    let too_deep = messages(&text(&"[".repeat(21), &"]".repeat(21)));
-    assert!(
-        too_deep[0].ends_with("nested deeper than 64 levels"),
-        "{too_deep:?}"
-    );
-}
-
-#[test]
-fn a_few_lines_cannot_stand_for_a_billion_nodes() {
-    let mut text = "domain: d\na: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
-    for level in 1..10 {
-        let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
-        text.push_str(&format!("b{level}: &a{level} [{aliases}]\n"));
-    }
-    let begun = Instant::now();
-    let said = messages(&text);
-    let expected = format!("the file has more than {MAX_NODES} values, aliases written out");
-    assert!(said[0].ends_with(&expected), "{said:?}");
-    assert!(begun.elapsed() < Duration::from_secs(20));
-}
-
-#[test]
-fn a_hundred_thousand_descriptors_load() {
-    let mut text = "domain: d\ndescriptors:\n".to_owned();
-    for number in 0..100_000 {
-        text.push_str(&format!(
-            "  - key: tenant\n    value: t{number}\n    rate_limit: {{ unit: minute, requests_per_unit: {number} }}\n"
-        ));
-    }
-    assert!(text.len() < MAX_BYTES);
-    let domain = parse(&text, "f").unwrap();
-    assert_eq!(domain.limit_count, 100_000);
-}
-
-#[test]
-fn a_file_that_is_too_long_is_not_looked_at() {
-    let said = messages(&" ".repeat(MAX_BYTES + 1));
+fn lines_may_end_as_on_windows_and_a_file_may_begin_with_a_byte_order_mark() {
+    let text = format!("\u{feff}{}", BUILTIN.replace('\n', "\r\n"));
+    assert_eq!(outline(&parse(&text, "f").unwrap()), outline(&builtin()));
+    let wrong = text.replace("body: openai", "body: open");
     assert_eq!(
-        said,
-        [format!("f:1:1: the file is longer than {MAX_BYTES} bytes")]
+        messages(&wrong),
+        messages(&BUILTIN.replace("body: openai", "body: open"))
     );
+    assert_eq!(messages(&wrong).len(), 1);
+}
+
+#[test]
+fn an_estimate_for_all_limits_does_not_stand_against_a_ban() {
+    let text = "domain: d
+defaults: { cost: tokens, estimate: 800 }
+descriptors:
+  - key: k
+    limits: [{ name: l, rate: 0/day, algorithm: fixed_window }]
+";
+    assert_eq!(messages(text), [""; 0]);
 }
 
 #[test]
@@ -319,44 +265,44 @@ descriptors:
     );
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+#[test]
+fn a_rule_that_hides_what_is_below_the_general_one_is_told() {
+    let text = "domain: d
+descriptors:
+  - key: k
+    descriptors: [{ key: model }, { key: user }]
+  - { key: k, value: exempt }
+  - { key: k, value: limited, rate_limit: { unit: day, requests_per_unit: 1 } }
+  - { key: k, value: half*, descriptors: [{ key: model }] }
+  - { key: k, value: full, descriptors: [{ key: model }, { key: user, value: u }] }
+";
+    let hint = "the first rule that fits is taken for good; repeat what is to hold here";
+    assert_eq!(
+        warnings(text),
+        [
+            format!("f:6:5: hides the rule 'model' below 'k' (in rule k=limited): {hint}"),
+            format!("f:7:5: hides the rule 'user' below 'k' (in rule k=half*): {hint}"),
+        ]
+    );
+}
 
-    #[test]
-    fn no_text_makes_it_panic(text in "\\PC*") {
-        drop(parse(&text, "f"));
-    }
-
-    #[test]
-    fn no_yaml_like_text_makes_it_panic(
-        words in prop::collection::vec(
-            prop::sample::select(vec![
-                "domain: d\n", "descriptors:\n", "  - key: k\n", "    value: a*\n", "    limits:\n",
-                "      - { name: n, rate: 5/minute }\n", "    rate_limit:\n", "      unit: day\n",
-                "[", "]", "{", "}", ": ", ", ", "- ", "&a ", "*a", "<<: ", "\n", "  ", "\"", "'",
-                "!!str ", "|\n", "? ", "#", "---\n", "~", "0x", "1.5k/", "%", "key", "\u{feff}", "\0",
-            ]),
-            0..60,
-        )
-    ) {
-        drop(parse(&words.concat(), "f"));
-    }
-
-    #[test]
-    fn no_change_to_a_good_file_makes_it_panic(
-        which in any::<prop::sample::Index>(),
-        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<Option<char>>()), 1..6),
-    ) {
-        let files = files("valid");
-        let mut text: Vec<char> = which.get(&files).2.chars().collect();
-        for (place, change) in changes {
-            let place = place.index(text.len());
-            match change {
-                Some(change) => text[place] = change,
-                None => { text.remove(place); }
-            }
-            if text.is_empty() { break; }
-        }
-        drop(parse(&text.into_iter().collect::<String>(), "f"));
-    }
+#[test]
+fn a_wildcard_that_is_never_found_and_a_name_that_does_not_exist_are_told() {
+    let text = "domain: d
+descriptors:
+  - { key: k, value: a* }
+  - { key: k, value: b* }
+  - { key: k, value: ab*c }
+  - key: l
+    limits:
+      - { name: one, rate: 1/day, replaces: [two, { name: three }] }
+      - { name: two, rate: 1/day }
+";
+    assert_eq!(
+        warnings(text),
+        [
+            "f:5:5: is never found: the earlier wildcard 'k_a*' covers it (in rule k=ab*c): move it up",
+            "f:8:59: replaces 'three', but no limit is called that (in rule l)",
+        ]
+    );
 }

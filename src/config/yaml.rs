@@ -135,13 +135,14 @@ impl<'a> Composer<'a> {
                 }
             }
         }
-        Ok(document.unwrap_or(Node {
+        let nothing = || Node {
             at: Position::START,
             value: Value::Scalar {
                 text: "".into(),
                 plain: true,
             },
-        }))
+        };
+        Ok(document.unwrap_or_else(nothing))
     }
 
     fn next(&mut self) -> Composed<(Event<'a>, Span)> {
@@ -291,11 +292,11 @@ fn merge<'a>(
 /// Whether the tag makes a plain scalar text. Tags of the core schema change nothing else: what a
 /// scalar means is asked where it is used.
 fn is_text(tag: Option<&Tag>, at: Position) -> Composed<bool> {
-    match tag.map(|tag| (tag, tag.core_suffix())) {
-        None => Ok(false),
-        Some((_, Some("str"))) => Ok(true),
-        Some((_, Some("bool" | "float" | "int" | "map" | "null" | "seq"))) => Ok(false),
-        Some((tag, _)) => Err((
+    let Some(tag) = tag else { return Ok(false) };
+    match tag.core_suffix() {
+        Some("str") => Ok(true),
+        Some("bool" | "float" | "int" | "map" | "null" | "seq") => Ok(false),
+        _ => Err((
             at,
             format!("the tag {} is not supported", tag.original()).into(),
         )),

@@ -98,10 +98,13 @@ impl Tollgate for Api {
             .inspect(&target)
             .await
             .map_err(|error| status(&error))?;
-        Ok(Response::new(proto::InspectResponse {
-            rule: answer.rule.unwrap_or_default(),
-            buckets: buckets(answer.buckets),
-        }))
+        let mut buckets = buckets(answer.buckets);
+        for (bucket, held) in buckets.iter_mut().zip(answer.held.unwrap_or_default()) {
+            bucket.held_reservations = Some(held.reservations);
+            bucket.held_amount = Some(held.amount);
+        }
+        let rule = answer.rule.unwrap_or_default();
+        Ok(Response::new(proto::InspectResponse { rule, buckets }))
     }
 }
 
@@ -168,6 +171,8 @@ fn buckets(views: Vec<BucketView>) -> Vec<proto::Bucket> {
             fits: view.fits,
             retry_after_ms: view.retry_after.map(millis),
             full_after_ms: view.full_after.map(millis),
+            held_reservations: None,
+            held_amount: None,
             limit: view.limit,
         })
         .collect()

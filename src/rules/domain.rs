@@ -61,24 +61,21 @@ impl Level {
     /// Adds a rule for `key` and `value`; an empty value stands for any.
     pub fn insert(&mut self, key: &str, value: &str, rule: Rule) -> Result<(), DuplicateRule> {
         let composite = composite(key, value);
-        match Pattern::parse(&composite) {
-            Some(pattern) => {
-                if self
-                    .wildcards
-                    .iter()
-                    .any(|(known, _)| known.text() == composite)
-                {
-                    return Err(DuplicateRule(composite));
-                }
-                self.wildcards.push((pattern, rule));
+        let Some(pattern) = Pattern::parse(&composite) else {
+            if self.exact.contains_key(composite.as_str()) {
+                return Err(DuplicateRule(composite));
             }
-            None => {
-                if self.exact.contains_key(composite.as_str()) {
-                    return Err(DuplicateRule(composite));
-                }
-                self.exact.insert(composite.into_boxed_str(), rule);
-            }
+            self.exact.insert(composite.into_boxed_str(), rule);
+            return Ok(());
+        };
+        if self
+            .wildcards
+            .iter()
+            .any(|(known, _)| known.text() == composite)
+        {
+            return Err(DuplicateRule(composite));
         }
+        self.wildcards.push((pattern, rule));
         Ok(())
     }
 
@@ -92,6 +89,19 @@ impl Level {
         self.exact
             .values()
             .chain(self.wildcards.iter().map(|(_, rule)| rule))
+    }
+
+    /// All rules that cover an entry, in the order in which they are tried.
+    pub fn covering(&self, (key, value): Entry<'_>) -> Vec<&Rule> {
+        let joined = format!("{key}_{value}");
+        let wildcards = self
+            .wildcards
+            .iter()
+            .filter(|(pattern, _)| pattern.matches(&joined));
+        let mut rules: Vec<&Rule> = self.exact.get(joined.as_str()).into_iter().collect();
+        rules.extend(wildcards.map(|(_, rule)| rule));
+        rules.extend(self.exact.get(key));
+        rules
     }
 
     fn find(&self, (key, value): Entry<'_>, scratch: &mut String) -> Option<&Rule> {
@@ -231,6 +241,14 @@ mod tests {
         assert_eq!(found(&domain, &[("k", "abd")]).unwrap(), "k=a*");
         assert_eq!(found(&domain, &[("k", "b")]).unwrap(), "k");
         assert_eq!(found(&domain, &[("l", "b")]), None);
+    }
+
+    #[test]
+    fn all_rules_that_cover_an_entry_come_in_the_order_of_their_trial() {
+        let domain = domain(&["k", "k=a*", "k=b*", "k=*c", "k=abc", "l"]);
+        let rules = domain.root.covering(("k", "abc"));
+        let paths: Vec<&str> = rules.iter().map(|rule| rule.path.as_str()).collect();
+        assert_eq!(paths, ["k=abc", "k=a*", "k=*c", "k"]);
     }
 
     #[test]

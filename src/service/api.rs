@@ -13,7 +13,7 @@ use super::report::Source;
 use super::request::{Descriptor, MAX_ADDEND, Request, RequestError};
 use crate::limit::{Limit, MAX_MEASURED, Mode};
 use crate::rules::{BucketKey, Entry};
-use crate::store::Verdict;
+use crate::store::{Held, Verdict};
 
 /// A call that cannot be done. The caller is at fault, but for [`ApiError::StoreUnavailable`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -155,6 +155,8 @@ pub struct InspectAnswer {
     pub rule: Option<String>,
     /// The buckets.
     pub buckets: Vec<BucketView>,
+    /// What open reservations hold of each of them; `None`: too many reservations to look at.
+    pub held: Option<Vec<Held>>,
 }
 
 impl Service {
@@ -266,12 +268,21 @@ impl Service {
         if outcome.without_store {
             return Err(ApiError::StoreUnavailable);
         }
-        let buckets = outcome
+        let buckets: Vec<BucketView> = outcome
             .limits
             .iter()
             .map(|limit| view(&policy, limit))
             .collect();
-        Ok(InspectAnswer { rule, buckets })
+        let keys: Vec<BucketKey> = buckets.iter().map(|bucket| bucket.key).collect();
+        let held = self.0.store.held(&keys).await.map_err(|error| {
+            self.store_failed(&error);
+            ApiError::StoreUnavailable
+        })?;
+        Ok(InspectAnswer {
+            rule,
+            buckets,
+            held,
+        })
     }
 
     fn known(&self, domain: &str) -> Result<Arc<Policy>, ApiError> {

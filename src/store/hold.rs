@@ -5,6 +5,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::Held;
 use crate::limit::HeldCharge;
 use crate::rules::BucketKey;
 
@@ -46,6 +47,23 @@ pub struct Record {
     pub domain: Arc<str>,
     /// What was charged where.
     pub charges: Vec<RecordedCharge>,
+}
+
+impl Record {
+    /// Adds what it holds of each of `keys` to the place beside it.
+    pub(super) fn add_held(&self, keys: &[BucketKey], held: &mut [Held]) {
+        for (key, held) in keys.iter().zip(held) {
+            let mut charges = self
+                .charges
+                .iter()
+                .filter(|charge| charge.key == *key)
+                .peekable();
+            held.reservations += u64::from(charges.peek().is_some());
+            for charge in charges {
+                held.amount = held.amount.saturating_add(charge.held.amount);
+            }
+        }
+    }
 }
 
 /// One charge of a reservation.

@@ -15,8 +15,8 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::{
-    Admission, Charge, Charges, Decision, EndResult, Ended, Ending, HoldCounts, HoldKey, Readings,
-    Record, Verdict,
+    Admission, Charge, Charges, Decision, EndResult, Ended, Ending, Held, HoldCounts, HoldKey,
+    Readings, Record, Verdict,
 };
 use crate::clock::Clock;
 use crate::limit::{self, Bucket, Mode, Timestamp, decide};
@@ -50,14 +50,14 @@ struct Entry {
 
 #[derive(Debug, Default)]
 struct Holds {
-    known: HashMap<HoldKey, Held, foldhash::quality::RandomState>,
+    known: HashMap<HoldKey, Remembered, foldhash::quality::RandomState>,
     expiries: BinaryHeap<Reverse<(Timestamp, HoldKey)>>,
     open: u64,
     newly_expired: u64,
 }
 
 #[derive(Debug)]
-struct Held {
+struct Remembered {
     state: State,
     expires: Timestamp,
 }
@@ -98,7 +98,7 @@ impl Memory {
         let mut holds = lock(&self.holds[shard_of(hold.key.as_bytes())]);
         holds.expire(self.clock.now());
         match holds.known.get_mut(&hold.key) {
-            Some(Held {
+            Some(Remembered {
                 state: State::Closed | State::Open(_),
                 ..
             }) => {
@@ -225,6 +225,22 @@ impl Memory {
         counts
     }
 
+    /// What open reservations hold of each of these buckets.
+    pub fn held(&self, keys: &[BucketKey]) -> Vec<Held> {
+        let now = self.clock.now();
+        let mut found = vec![Held::default(); keys.len()];
+        for holds in &self.holds {
+            let mut holds = lock(holds);
+            holds.expire(now);
+            for held in holds.known.values() {
+                if let State::Open(record) = &held.state {
+                    record.add_held(keys, &mut found);
+                }
+            }
+        }
+        found
+    }
+
     /// How many buckets are remembered.
     pub fn bucket_count(&self) -> usize {
         self.shards
@@ -319,7 +335,7 @@ impl Holds {
         if matches!(state, State::Open(_)) {
             self.open += 1;
         }
-        self.known.insert(key, Held { state, expires });
+        self.known.insert(key, Remembered { state, expires });
         self.expiries.push(Reverse((expires, key)));
     }
 
@@ -336,7 +352,7 @@ impl Holds {
             {
                 continue;
             }
-            if let Some(Held {
+            if let Some(Remembered {
                 state: State::Open(_),
                 ..
             }) = self.known.remove(&key)

@@ -135,6 +135,15 @@ pub struct HoldCounts {
     pub newly_expired: u64,
 }
 
+/// What open reservations hold of one bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// How many of them charged it.
+    pub reservations: u64,
+    /// What they charged, which their settlement will replace.
+    pub amount: u64,
+}
+
 /// Why a store could not decide. Nothing is known about the charges: they may have been made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -198,6 +207,15 @@ impl Store {
         match self {
             Self::Memory(memory) => Ok(memory.count_holds()),
             Self::Redis(redis) => redis.count_holds().await,
+        }
+    }
+
+    /// What open reservations hold of each of these buckets; `None` where there are too many
+    /// reservations to look at. Looks at every one of them: for people, not for decisions.
+    pub async fn held(&self, keys: &[BucketKey]) -> Result<Option<Vec<Held>>, StoreError> {
+        match self {
+            Self::Memory(memory) => Ok(Some(memory.held(keys))),
+            Self::Redis(redis) => redis.held(keys).await,
         }
     }
 

@@ -23,8 +23,9 @@ use tokio::sync::{mpsc, oneshot};
 use self::batch::Pending;
 use self::connection::Link;
 use self::script::{Answer, Operation, open_holds_key};
-use super::{Admission, Decision, Ended, Ending, HoldCounts, StoreError};
+use super::{Admission, Decision, Ended, Ending, Held, HoldCounts, StoreError};
 use crate::clock::{self, ManualClock};
+use crate::rules::BucketKey;
 
 /// How to reach Redis and how long to wait for it.
 #[derive(Clone)]
@@ -91,6 +92,10 @@ pub struct Redis {
     clock: Option<ManualClock>,
 }
 
+/// How many steps, of how many keys each, a look at all reservations takes before it gives up.
+const HELD_SCANS: usize = 100;
+const HELD_SCAN_KEYS: usize = 1000;
+
 /// How long a report may wait: nobody is kept waiting by it, and losing it loses count.
 const REPORT_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -150,6 +155,40 @@ impl Redis {
             open,
             newly_expired,
         })
+    }
+
+    /// What open reservations hold of each of these buckets; `None` where there are too many
+    /// keys to look at.
+    pub async fn held(&self, keys: &[BucketKey]) -> Result<Option<Vec<Held>>, StoreError> {
+        let mut found = vec![Held::default(); keys.len()];
+        let pattern = format!("{}*", script::holds_prefix(&self.prefix));
+        let mut cursor: u64 = 0;
+        for _ in 0..HELD_SCANS {
+            let mut scan = ::redis::cmd("SCAN");
+            scan.arg(cursor)
+                .arg("MATCH")
+                .arg(&pattern)
+                .arg("COUNT")
+                .arg(HELD_SCAN_KEYS);
+            let (next, names): (u64, Vec<Vec<u8>>) = self.link.ask(&scan).await?;
+            if !names.is_empty() {
+                let mut get = ::redis::cmd("MGET");
+                get.arg(&names);
+                let values: Vec<Option<Vec<u8>>> = self.link.ask(&get).await?;
+                for record in values
+                    .iter()
+                    .flatten()
+                    .filter_map(|value| record::open(value))
+                {
+                    record.add_held(keys, &mut found);
+                }
+            }
+            cursor = next;
+            if cursor == 0 {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 
     /// Whether Redis answers.

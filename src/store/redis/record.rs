@@ -92,6 +92,18 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
     }
 }
 
+/// Reads the value of a reservation's key: its state, when it expires (a double), and the record
+/// while it is open.
+pub(super) fn open(value: &[u8]) -> Option<Record> {
+    let (state, rest) = value.split_first()?;
+    let record = rest.get(8..)?;
+    if *state == b'o' {
+        decode(record).ok()
+    } else {
+        None
+    }
+}
+
 /// Reads what [`encode`] wrote.
 pub(super) fn decode(bytes: &[u8]) -> Result<Record, Malformed> {
     let mut reader = Reader::new(bytes);

@@ -248,6 +248,11 @@ pub(super) fn read_answers(
         .collect()
 }
 
+/// What the keys of reservations start with.
+pub(super) fn holds_prefix(prefix: &str) -> String {
+    format!("{prefix}h:")
+}
+
 /// The key under which open reservations are counted.
 pub(super) fn open_holds_key(prefix: &str) -> String {
     format!("{prefix}holds")
