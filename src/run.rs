@@ -135,32 +135,41 @@ type Served<E> = tokio::task::JoinHandle<Result<(), E>>;
 /// Waits for the end: a listener that fails ends everything; after `stopping`, what is under way
 /// may take `patience`.
 async fn supervise(
-    mut grpc: Served<tonic::transport::Error>,
-    mut http: Served<std::io::Error>,
+    grpc: Served<tonic::transport::Error>,
+    http: Served<std::io::Error>,
     shutdown: &Shutdown,
     patience: Duration,
 ) -> Result<(), RunError> {
+    // One that has nothing under way ends at once when stopping; the other must not be cut short.
+    let both = async { tokio::try_join!(ended(grpc, shutdown), ended(http, shutdown)).map(drop) };
+    tokio::pin!(both);
     tokio::select! {
-        ended = &mut grpc, if !shutdown.is_leaving() => return flat(ended),
-        ended = &mut http, if !shutdown.is_leaving() => return flat(ended),
+        result = &mut both => return result,
         () = shutdown.stopping() => {}
     }
-    let both = async {
-        if !grpc.is_finished() {
-            flat((&mut grpc).await)?;
-        }
-        if !http.is_finished() {
-            flat((&mut http).await)?;
-        }
-        Ok(())
-    };
     match tokio::time::timeout(patience, both).await {
         Ok(result) => result,
         Err(_) => {
-            tracing::warn!(?patience, "calls under way did not finish in time");
+            tracing::warn!(
+                ?patience,
+                "calls under way did not finish, or connections did not close, in time"
+            );
             Ok(())
         }
     }
+}
+
+async fn ended<E>(server: Served<E>, shutdown: &Shutdown) -> Result<(), RunError>
+where
+    RunError: From<E>,
+{
+    flat(server.await)?;
+    if shutdown.is_stopping() {
+        return Ok(());
+    }
+    Err(RunError::Io(std::io::Error::other(
+        "a listener ended unasked",
+    )))
 }
 
 fn flat<E>(ended: Result<Result<(), E>, tokio::task::JoinError>) -> Result<(), RunError>
@@ -276,7 +285,11 @@ async fn watch_readiness(
     let mut interval = tokio::time::interval(READINESS);
     let mut was_ready = None;
     while !shutdown.is_leaving() {
-        let state = service.ready().await;
+        // Redis may keep us waiting for longer than whoever ends us.
+        let state = tokio::select! {
+            () = shutdown.leaving() => break,
+            state = service.ready() => state,
+        };
         let ready = state.is_ok();
         if was_ready != Some(ready) {
             match state {
