@@ -76,7 +76,7 @@ mod tests {
         let health = Health::default();
         let mut follower = health.subscribe();
         assert_eq!(health.stage(), Stage::Starting);
-        health.clone().ready();
+        health.ready();
         assert_eq!(health.stage(), Stage::Ready);
         health.drain();
         assert!(follower.has_changed().unwrap());

@@ -81,7 +81,7 @@ pub async fn run(
     let http_addr = listeners.http.local_addr()?;
     let health = Health::default();
     let grpc_health = grpc::Health::default();
-    let watch = tokio::spawn(follow(loaded.files, service.clone(), shutdown.clone()));
+    let watch = follow(loaded.files, service.clone(), &shutdown);
     let ready = tokio::spawn(watch_readiness(
         service.clone(),
         health.clone(),
@@ -215,20 +215,25 @@ fn load(args: &ServeArgs, metrics: &Metrics) -> Result<Loaded, RunError> {
     })
 }
 
-/// Installs what the files say whenever they change.
-async fn follow(files: Option<(Library, LoadReport)>, service: Service, shutdown: Shutdown) {
-    let Some((library, report)) = files else {
-        return;
-    };
-    let watcher = Watcher::new(library, report, Timing::default());
-    watcher
-        .run(shutdown.stopping_token(), move |library, report| {
-            tell(report, service.metrics());
-            if report.changes_anything() {
-                service.install(library.domains());
-            }
-        })
-        .await;
+/// Installs what the files say whenever they change. Listens from now on.
+fn follow(
+    files: Option<(Library, LoadReport)>,
+    service: Service,
+    shutdown: &Shutdown,
+) -> tokio::task::JoinHandle<()> {
+    let watcher = files.map(|(library, report)| Watcher::new(library, report, Timing::default()));
+    let stopping = shutdown.stopping_token();
+    tokio::spawn(async move {
+        let Some(watcher) = watcher else { return };
+        watcher
+            .run(stopping, move |library, report| {
+                tell(report, service.metrics());
+                if report.changes_anything() {
+                    service.install(library.domains());
+                }
+            })
+            .await;
+    })
 }
 
 /// Logs and counts a load.

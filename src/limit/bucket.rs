@@ -104,16 +104,18 @@ impl Bucket {
         }
         match limit.algorithm {
             Algorithm::FixedWindow => {
-                let end = self
-                    .at
+                // Not `at` plus a period: that window may have been one of another length.
+                let end = window_start(limit, now.max(self.at))
                     .as_micros()
                     .saturating_add(limit.rate.period_micros());
                 Some(Duration::from_micros(end.saturating_sub(now.as_micros())))
             }
             Algorithm::TokenBucket => {
+                let denominator = u128::from(limit.rate.denominator());
+                let left = u128::from(self.fraction).min(denominator.saturating_sub(1));
                 let parts = u128::from(excess)
-                    .saturating_mul(u128::from(limit.rate.denominator()))
-                    .saturating_sub(u128::from(self.fraction));
+                    .saturating_mul(denominator)
+                    .saturating_sub(left);
                 let numerator = u128::from(limit.rate.numerator());
                 if numerator == 0 {
                     return None;

@@ -169,6 +169,7 @@ impl Service {
         priority: Option<&str>,
     ) -> Result<ReserveAnswer, ApiError> {
         let (request, counts) = request(target, estimate)?;
+        request.check()?;
         let policy = self.known(target.domain)?;
         let id = id.filter(|id| !id.is_empty());
         let control = Control {
@@ -271,7 +272,10 @@ impl Service {
         let buckets: Vec<BucketView> = outcome
             .limits
             .iter()
-            .map(|limit| view(&policy, limit))
+            .map(|limit| BucketView {
+                charged: 0,
+                ..view(&policy, limit)
+            })
             .collect();
         let keys: Vec<BucketKey> = buckets.iter().map(|bucket| bucket.key).collect();
         let held = self.0.store.held(&keys).await.map_err(|error| {

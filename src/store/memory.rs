@@ -201,7 +201,11 @@ impl Memory {
                 }
             }
             None => {
-                let (_, now, readings) = self.decide(&ending.fallback, Mode::Apply);
+                let mut charges = ending.fallback.clone();
+                for charge in &mut charges {
+                    charge.charge.effect = limit::Effect::Record;
+                }
+                let (_, now, readings) = self.decide(&charges, Mode::Apply);
                 holds.insert(ending.key, State::Reported, now.plus(ending.lifetime));
                 Ended {
                     result: EndResult::Charged,
@@ -293,13 +297,18 @@ impl Memory {
         let mut readings = Vec::with_capacity(charges.len());
         let verdict = decide(&plain, &slots, &mut buckets, now, mode, &mut readings);
 
-        for (slot, (key, bucket)) in keys.iter().zip(&buckets).enumerate() {
-            let held_to = slots
-                .iter()
-                .rposition(|of| *of == slot)
-                .map(|last| plain[last].limit);
-            if let Some(limit) = held_to {
-                shard_among(&mut shards, key).put(*key, *bucket, &limit, now);
+        if mode == Mode::Apply {
+            // What was charged is written down. What was not stays as it was: the refill counts
+            // again next time, by the rate of then.
+            let refused = verdict == limit::Verdict::Refused;
+            for (slot, (key, bucket)) in keys.iter().zip(&buckets).enumerate() {
+                let charged = |of: &usize, charge: &limit::Charge| {
+                    *of == slot && (!refused || charge.limit.when_over == limit::WhenOver::Charge)
+                };
+                let mut last = slots.iter().zip(&plain).rev();
+                if let Some((_, charge)) = last.find(|(of, charge)| charged(of, charge)) {
+                    shard_among(&mut shards, key).put(*key, *bucket, &charge.limit, now);
+                }
             }
         }
         (verdict, now, Readings::from_vec(readings))

@@ -1,5 +1,6 @@
 //! The integration tests, in one binary.
 
+mod admin;
 mod bad_requests;
 mod commands;
 mod examples;

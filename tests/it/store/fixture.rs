@@ -41,7 +41,7 @@ pub(super) const PATIENT: Duration = Duration::from_secs(20);
 pub(super) struct Fixture {
     pub(super) store: Store,
     pub(super) clock: ManualClock,
-    redis: Option<(Arc<RedisServer>, String)>,
+    redis: Option<(Arc<RedisServer>, Options)>,
 }
 
 impl Fixture {
@@ -55,20 +55,30 @@ impl Fixture {
     }
 
     pub(super) fn redis() -> Self {
+        Self::redis_with(|_| ())
+    }
+
+    pub(super) fn redis_with(change: impl FnOnce(&mut Options)) -> Self {
         let server = RedisServer::shared();
         let clock = ManualClock::new(START);
-        let prefix = unique_prefix();
-        let options = Options {
-            prefix: prefix.clone(),
+        let mut options = Options {
+            prefix: unique_prefix(),
             deadline: PATIENT,
             clock: Some(clock.clone()),
             ..Options::new(server.url())
         };
+        change(&mut options);
         Self {
-            store: Store::Redis(Redis::start(options).unwrap()),
+            store: Store::Redis(Redis::start(options.clone()).unwrap()),
             clock,
-            redis: Some((server, prefix)),
+            redis: Some((server, options)),
         }
+    }
+
+    /// Another replica on the same buckets and the same clock; Redis only.
+    pub(super) fn another_client(&self) -> Store {
+        let (_, options) = self.redis.as_ref().unwrap();
+        Store::Redis(Redis::start(options.clone()).unwrap())
     }
 
     pub(super) fn in_memory(&self) -> bool {
@@ -79,15 +89,18 @@ impl Fixture {
     pub(super) fn bucket_count(&self) -> usize {
         match (&self.store, &self.redis) {
             (Store::Memory(memory), _) => memory.bucket_count(),
-            (Store::Redis(_), Some((server, prefix))) => server.keys(&format!("{prefix}b:")).len(),
+            (Store::Redis(_), Some((server, options))) => {
+                server.keys(&format!("{}b:", options.prefix)).len()
+            }
             (Store::Redis(_), None) => 0,
         }
     }
 
     /// How long Redis will remember the bucket `name`; `None` if it does not know it.
     pub(super) fn bucket_lifetime(&self, name: &str) -> Option<Duration> {
-        let (server, prefix) = self.redis.as_ref()?;
-        match server.command::<i64>(&["PTTL", &format!("{prefix}b:{}", key(name))]) {
+        let (server, options) = self.redis.as_ref()?;
+        let key = format!("{}b:{}", options.prefix, key(name));
+        match server.command::<i64>(&["PTTL", &key]) {
             -2 => None,
             -1 => Some(Duration::MAX / 2),
             left => Some(Duration::from_millis(u64::try_from(left).unwrap())),

@@ -1,4 +1,5 @@
-//! What the tests stand on: real servers, started for them and ended with them.
+//! What the tests stand on: real servers, started for them and ended with them, and those who call
+//! them.
 #![expect(
     clippy::expect_used,
     clippy::panic,
@@ -8,5 +9,6 @@
 )]
 
 pub(crate) mod client;
+pub(crate) mod http;
 pub(crate) mod process;
 pub(crate) mod redis;

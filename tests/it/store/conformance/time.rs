@@ -7,7 +7,7 @@ use tollgate::store::Verdict;
 
 use super::for_every_store;
 use crate::store::fixture::{
-    DAY, Fixture, MICROSECOND, MINUTE, SECOND, START, Vary as _, charge, fixed_window, just_before,
+    DAY, Fixture, MICROSECOND, MINUTE, SECOND, START, Vary, charge, fixed_window, just_before,
     outcome, token_bucket,
 };
 
@@ -86,8 +86,7 @@ async fn refills_keep_what_is_left_over(store: Fixture) {
         store.clock.advance(Duration::from_micros(997));
         store.charge([charge("steps", limit, 0).recorded()]).await;
     }
-    let both =
-        [charge("steps", limit, 0), charge("leap", limit, 0)].map(|charge| charge.recorded());
+    let both = [charge("steps", limit, 0), charge("leap", limit, 0)].map(Vary::recorded);
     let readings = store.charge(both).await.readings;
     assert_eq!(readings[0], readings[1]);
     assert_ne!(readings[0].bucket.fraction, 0);
@@ -189,7 +188,7 @@ async fn a_full_bucket_leaves_nothing_behind(store: Fixture) {
     store.charge(all(10)).await;
     assert_eq!(store.bucket_count(), 2);
     store.clock.advance(MINUTE);
-    store.charge(all(0).map(|charge| charge.recorded())).await;
+    store.charge(all(0).map(Vary::recorded)).await;
     assert_eq!(store.bucket_count(), 0);
     store.charge(all(3)).await;
     assert_eq!(store.bucket_count(), 2);

@@ -1,0 +1,85 @@
+//! The bodies of our own API, read strictly.
+//!
+//! Names follow `proto/tollgate/v1/tollgate.proto`. A name that is not known is refused, because it
+//! may be a mistyped one that somebody relies on; what is left out is what protobuf would default
+//! it to, and the service says whether it can do without.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::descriptor::Descriptor;
+use super::error::Problem;
+use super::usage::Usage;
+use crate::service::Target;
+
+/// A body, whatever its content type says.
+#[derive(Debug)]
+pub(super) struct Body<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let bytes = Bytes::from_request(request, state).await?;
+        serde_json::from_slice(&bytes)
+            .map(Self)
+            .map_err(|error| Problem::bad("bad_json", error.to_string()))
+    }
+}
+
+/// The body of `/v1/reserve`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Reserve {
+    #[serde(default)]
+    pub(super) domain: String,
+    #[serde(default)]
+    pub(super) descriptors: Vec<Descriptor>,
+    pub(super) estimate: Option<Usage>,
+    pub(super) id: Option<String>,
+    pub(super) priority: Option<String>,
+}
+
+/// The body of `/v1/settle`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Settle {
+    #[serde(default)]
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) domain: String,
+    pub(super) usage: Option<Usage>,
+    #[serde(default)]
+    pub(super) descriptors: Vec<Descriptor>,
+}
+
+/// The body of `/v1/release`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Release {
+    #[serde(default)]
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) domain: String,
+}
+
+/// The body of `/v1/usage`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Report {
+    #[serde(default)]
+    pub(super) domain: String,
+    #[serde(default)]
+    pub(super) descriptors: Vec<Descriptor>,
+    pub(super) usage: Option<Usage>,
+}
+
+/// Which rules a body is about.
+pub(super) fn target<'a>(domain: &'a str, descriptors: &'a [Descriptor]) -> Target<'a> {
+    Target {
+        domain,
+        descriptors: descriptors.iter().map(Descriptor::entries).collect(),
+    }
+}

@@ -1,0 +1,8 @@
+//! The HTTP edge, over real connections.
+
+mod envoy_json;
+mod errors;
+mod fixture;
+mod lifecycle;
+mod probes;
+mod v1;

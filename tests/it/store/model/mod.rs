@@ -1,0 +1,8 @@
+//! The stores and a naive model agree, to the last bit, over random histories.
+
+mod arithmetic;
+mod histories;
+mod history;
+mod naive;
+mod never_over;
+mod run;

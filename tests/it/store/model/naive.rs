@@ -1,0 +1,355 @@
+//! What a store should do, said as plainly as possible and without asking the code under test.
+//!
+//! A bucket is what it owes, as a fraction over the period of its rate as written; nothing is
+//! reduced, cached or sharded. An operation works on a copy of everything, and the copy is kept or
+//! thrown away.
+
+use std::collections::HashMap;
+
+use tollgate::limit::{Algorithm, Limit, Oversize, WhenOver, ZeroCost};
+
+/// The deepest debt that is told apart.
+const BOTTOM: i128 = 4_000_000_000_000_000;
+
+/// Everything a store holds. Time, buckets and reservations go by plain numbers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Naive {
+    pub(super) now: i128,
+    pub(super) buckets: HashMap<usize, Bucket>,
+    pub(super) reservations: HashMap<usize, Reservation>,
+}
+
+/// Empty is full: what nobody has touched owes nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Bucket {
+    /// Whole tokens that are taken.
+    pub(super) spent: i128,
+    /// What has come back of the next one, as the store tells it: over the reduced denominator.
+    pub(super) fraction: i128,
+    pub(super) at: i128,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Reservation {
+    expires: i128,
+    /// `None` once it has ended.
+    charges: Option<Vec<Held>>,
+    /// Whether only its report has come yet.
+    reported: bool,
+}
+
+/// One charge of an admission.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) bucket: usize,
+    pub(super) limit: Limit,
+    pub(super) cost: i64,
+    pub(super) headroom: u64,
+    pub(super) effect: Meaning,
+    pub(super) held: Held,
+}
+
+/// What it means when it does not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    Enforce,
+    Quota,
+    Record,
+    Shadow,
+}
+
+/// What a reservation remembers of a charge.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub(super) bucket: usize,
+    pub(super) limit: Limit,
+    pub(super) amount: u64,
+    pub(super) fixed: u64,
+    pub(super) weights: [u32; 4],
+    pub(super) counts_hits: bool,
+    pub(super) missing_gives_back: bool,
+}
+
+/// How a reservation ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    Release,
+    Measured([u64; 4]),
+    Missing,
+    Total(u64),
+}
+
+/// Fits, spent and fraction of each charge.
+pub(super) type Told = Vec<(bool, i128, i128)>;
+
+impl Naive {
+    /// Admits or not: the verdict's name, and what is told of each charge.
+    pub(super) fn admit(
+        &mut self,
+        asked: &[Asked],
+        peek: bool,
+        hold: Option<(usize, i128)>,
+    ) -> (&'static str, Told) {
+        let known = hold.and_then(|(id, _)| self.reservation(id));
+        let reported = known.as_ref().is_some_and(|known| known.reported);
+        if known.is_some() && !reported {
+            return ("Repeated", self.apply(asked, true).1);
+        }
+        let mut asked = asked.to_vec();
+        for charge in &mut asked {
+            if reported && charge.held.counts_tokens() {
+                (charge.cost, charge.effect) = (0, Meaning::Record);
+            }
+        }
+        let (admitted, told) = self.apply(&asked, peek);
+        if !admitted {
+            return ("Refused", told);
+        }
+        if let (Some((id, lifetime)), false) = (hold, peek) {
+            let charges = asked.iter().zip(&told).map(|(charge, (fits, ..))| {
+                let mut held = charge.held;
+                if !fits && charge.limit.when_over == WhenOver::Refuse {
+                    held.amount = 0;
+                }
+                held
+            });
+            let reservation = Reservation {
+                expires: known.map_or(self.now + lifetime, |known| known.expires),
+                charges: (!reported).then(|| charges.collect()),
+                reported: false,
+            };
+            self.reservations.insert(id, reservation);
+        }
+        ("Admitted", told)
+    }
+
+    /// Ends a reservation: the outcome's name, and what is told of each charge.
+    pub(super) fn end(
+        &mut self,
+        id: usize,
+        lifetime: i128,
+        end: End,
+        fallback: &[Asked],
+    ) -> (&'static str, Told) {
+        match self.reservation(id) {
+            None if fallback.is_empty() => ("Unknown", Told::new()),
+            None => {
+                let reservation = Reservation {
+                    expires: self.now + lifetime,
+                    charges: None,
+                    reported: true,
+                };
+                self.reservations.insert(id, reservation);
+                let costs = fallback.iter().map(|charge| {
+                    let cost = i128::from(charge.cost);
+                    (charge.bucket, charge.limit, cost)
+                });
+                ("Charged", self.record(costs))
+            }
+            Some(Reservation {
+                charges: Some(charges),
+                expires,
+                ..
+            }) => {
+                let ended = Reservation {
+                    expires,
+                    charges: None,
+                    reported: false,
+                };
+                self.reservations.insert(id, ended);
+                let costs = charges.iter().map(|held| {
+                    let cost = held.cost_after(end) - i128::from(held.amount);
+                    (held.bucket, held.limit, cost)
+                });
+                ("Settled", self.record(costs))
+            }
+            Some(_) => ("Already", Told::new()),
+        }
+    }
+
+    /// Forgets what is full. That makes no difference, unless time goes back.
+    pub(super) fn forget_full(&mut self) {
+        self.buckets.retain(|_, bucket| bucket.spent > 0);
+    }
+
+    /// Whether a reservation was made under other limits than these.
+    pub(super) fn is_outdated(&self, id: usize, limits: &[Limit]) -> bool {
+        let charges = self.reservation(id).and_then(|known| known.charges);
+        let mut charges = charges.iter().flatten();
+        charges.any(|held| held.limit != limits[held.bucket])
+    }
+
+    /// A bucket as it would be read now.
+    pub(super) fn bucket(&self, bucket: usize, limit: &Limit) -> Bucket {
+        let mut read = self.buckets.get(&bucket).copied().unwrap_or_default();
+        read.pass(limit, self.now);
+        read
+    }
+
+    fn apply(&mut self, asked: &[Asked], peek: bool) -> (bool, Told) {
+        let mut copy = self.clone();
+        let mut told = Told::new();
+        let (mut over, mut quotas, mut quotas_over) = (false, 0, 0);
+        for charge in asked {
+            let before = copy.bucket(charge.bucket, &charge.limit);
+            let fits = charge.fits(before.spent);
+            if fits || charge.limit.when_over == WhenOver::Charge {
+                copy.take(charge.bucket, &charge.limit, i128::from(charge.cost));
+            } else {
+                copy.take(charge.bucket, &charge.limit, 0);
+            }
+            let after = copy.bucket(charge.bucket, &charge.limit);
+            told.push((fits, after.spent, after.fraction));
+            over |= charge.effect == Meaning::Enforce && !fits;
+            quotas += i32::from(charge.effect == Meaning::Quota);
+            quotas_over += i32::from(charge.effect == Meaning::Quota && !fits);
+        }
+        let admitted = !over && (quotas == 0 || quotas_over < quotas);
+        if admitted && !peek {
+            *self = copy;
+            return (admitted, told);
+        }
+        for (charge, told) in asked.iter().zip(&mut told) {
+            if !peek && charge.limit.when_over == WhenOver::Charge {
+                self.take(charge.bucket, &charge.limit, i128::from(charge.cost));
+            }
+            let left = self.bucket(charge.bucket, &charge.limit);
+            (told.1, told.2) = (left.spent, left.fraction);
+        }
+        (admitted, told)
+    }
+
+    fn record(&mut self, costs: impl Iterator<Item = (usize, Limit, i128)>) -> Told {
+        costs
+            .map(|(bucket, limit, cost)| {
+                self.take(bucket, &limit, cost);
+                let after = self.bucket(bucket, &limit);
+                (true, after.spent, after.fraction)
+            })
+            .collect()
+    }
+
+    fn take(&mut self, bucket: usize, limit: &Limit, cost: i128) {
+        let mut taken = self.bucket(bucket, limit);
+        taken.spent = (taken.spent + cost).clamp(0, BOTTOM);
+        if taken.spent == 0 {
+            taken.fraction = 0;
+        }
+        self.buckets.insert(bucket, taken);
+    }
+
+    fn reservation(&self, id: usize) -> Option<Reservation> {
+        let known = self.reservations.get(&id)?;
+        (known.expires > self.now).then(|| known.clone())
+    }
+}
+
+impl Bucket {
+    fn pass(&mut self, limit: &Limit, now: i128) {
+        let period = i128::from(limit.rate.period_micros());
+        let amount = i128::from(limit.rate.amount());
+        match limit.algorithm {
+            Algorithm::FixedWindow => {
+                let window = now / period * period;
+                if window > self.at {
+                    *self = Self {
+                        at: window,
+                        ..Self::default()
+                    };
+                }
+            }
+            Algorithm::TokenBucket if now > self.at => {
+                // Owed, over the period. A fraction that was left at another rate is less than one.
+                let part = common_divisor(amount, period);
+                let fraction = self.fraction.min(period / part - 1);
+                let owed = self.spent * period - fraction * part;
+                let owed = (owed - (now - self.at) * amount).max(0);
+                self.spent = (owed + period - 1) / period;
+                self.fraction = (self.spent * period - owed) / part;
+                self.at = now;
+            }
+            Algorithm::TokenBucket => {}
+        }
+    }
+}
+
+impl Asked {
+    fn fits(&self, spent: i128) -> bool {
+        self.effect == Meaning::Record || self.has_room(spent)
+    }
+
+    fn has_room(&self, spent: i128) -> bool {
+        let burst = i128::from(self.limit.burst);
+        let cost = i128::from(self.cost);
+        let needs = match (cost, self.limit.zero_cost) {
+            (0, ZeroCost::NeedsRoom) => 1,
+            _ => cost,
+        };
+        if cost < 0 {
+            true
+        } else if needs > burst {
+            self.limit.oversize == Oversize::WhenFull && cost > 0 && spent == 0
+        } else {
+            burst - spent - needs >= i128::from(self.headroom)
+        }
+    }
+
+    /// After how many microseconds there would be room; `None` if never.
+    pub(super) fn wait(&self, bucket: &Bucket, now: i128) -> Option<i128> {
+        // The most that may be spent, found by trying: it lies within the burst.
+        if !self.has_room(0) {
+            return None;
+        }
+        let (mut most, mut step) = (0, BOTTOM);
+        while step > 0 {
+            while most + step <= BOTTOM && self.has_room(most + step) {
+                most += step;
+            }
+            step /= 2;
+        }
+        let period = i128::from(self.limit.rate.period_micros());
+        let amount = i128::from(self.limit.rate.amount());
+        if bucket.spent <= most {
+            return Some(0);
+        }
+        match self.limit.algorithm {
+            Algorithm::FixedWindow => Some(now / period * period + period - now),
+            Algorithm::TokenBucket if amount == 0 => None,
+            Algorithm::TokenBucket => {
+                let part = common_divisor(amount, period);
+                let fraction = bucket.fraction.min(period / part - 1);
+                let owed = (bucket.spent - most) * period - fraction * part;
+                Some((owed + amount - 1) / amount)
+            }
+        }
+    }
+}
+
+impl Held {
+    pub(super) fn counts_tokens(&self) -> bool {
+        self.weights != [0; 4]
+    }
+
+    fn cost_after(&self, end: End) -> i128 {
+        let (amount, fixed) = (i128::from(self.amount), i128::from(self.fixed));
+        match end {
+            End::Release => 0,
+            End::Measured(counts) if self.counts_tokens() => {
+                let terms = self.weights.into_iter().zip(counts);
+                let thousandths: i128 = terms
+                    .map(|(weight, count)| i128::from(weight) * i128::from(count))
+                    .sum();
+                fixed + (thousandths.min(1 << 53) + 999) / 1000
+            }
+            End::Total(total) if self.counts_tokens() || self.counts_hits => {
+                fixed + i128::from(total)
+            }
+            End::Missing if self.counts_tokens() && self.missing_gives_back => fixed,
+            End::Measured(_) | End::Total(_) | End::Missing => amount,
+        }
+    }
+}
+
+fn common_divisor(a: i128, b: i128) -> i128 {
+    if b == 0 { a } else { common_divisor(b, a % b) }
+}

@@ -1,0 +1,371 @@
+//! One history, run on a store and on the model side by side.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+use tollgate::limit::{
+    self, Effect, Formula, HeldCharge, Limit, MissingUsage, Mode, Settlement, Timestamp, Usage,
+    Weight,
+};
+use tollgate::store::{
+    Admission, Charge, EndResult, Ending, Hold, HoldKey, Readings, Record, RecordedCharge, Verdict,
+};
+
+use super::history::{BUCKETS, Charged, History, Operation};
+use super::naive::{Asked, Bucket, End, Held, Meaning, Naive, Told};
+use crate::store::fixture::{Fixture, START, key};
+
+/// The name of a bucket of a case: no other case has it.
+pub(super) fn bucket_name(case: usize, bucket: usize) -> String {
+    format!("{case}/{bucket}")
+}
+
+pub(super) struct Run<'a> {
+    fixture: &'a Fixture,
+    case: usize,
+    history: &'a History,
+    limits: Vec<Limit>,
+    naive: Naive,
+    batches: usize,
+}
+
+enum Request {
+    Admit(Admission),
+    End(Ending),
+}
+
+/// What the model says to a request.
+struct Expected {
+    outcome: &'static str,
+    told: Told,
+    asked: Vec<Asked>,
+}
+
+/// What a store says to it.
+struct Answer {
+    outcome: &'static str,
+    now: Timestamp,
+    readings: Readings,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(fixture: &'a Fixture, case: usize, history: &'a History) -> Self {
+        fixture.clock.set(START);
+        let naive = Naive {
+            now: i128::from(START.as_micros()),
+            ..Naive::default()
+        };
+        Self {
+            fixture,
+            case,
+            history,
+            limits: history.limits.clone(),
+            naive,
+            batches: 0,
+        }
+    }
+
+    /// Returns what the model holds in the end, and how many batches were sent.
+    pub(super) async fn to_the_end(mut self) -> Result<(Naive, usize), TestCaseError> {
+        for step in &self.history.steps {
+            self.naive.now += i128::from(step.moves);
+            let now = u64::try_from(self.naive.now).unwrap();
+            self.fixture.clock.set(Timestamp::from_micros(now));
+            if let Some((bucket, limit)) = step.change {
+                self.limits[bucket] = limit;
+            }
+            let mut batch = Vec::new();
+            for operation in &step.operations {
+                // Within one call a bucket refills once, by the first limit that it is held to.
+                // So what goes by an outdated limit goes alone.
+                let alone = match operation {
+                    Operation::Admit { .. } => false,
+                    Operation::End { id, .. } => self.naive.is_outdated(*id, &self.limits),
+                };
+                if alone {
+                    self.send(&mut batch).await?;
+                }
+                let request = self.request(operation);
+                let expected = self.expect(operation);
+                batch.push((request, expected));
+                if alone {
+                    self.send(&mut batch).await?;
+                }
+            }
+            self.send(&mut batch).await?;
+        }
+        for bucket in 0..BUCKETS {
+            let look = Charged::look(bucket);
+            let operation = Operation::Admit {
+                charges: vec![look],
+                peek: true,
+                id: None,
+            };
+            let mut batch = vec![(self.request(&operation), self.expect(&operation))];
+            self.send(&mut batch).await?;
+        }
+        Ok((self.naive, self.batches))
+    }
+
+    async fn send(&mut self, batch: &mut Vec<(Request, Expected)>) -> Result<(), TestCaseError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.batches += 1;
+        self.naive.forget_full();
+        let (requests, expected): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
+        let store = self.fixture;
+        let answers = in_order(requests.into_iter().map(|request| answer(store, request))).await;
+        for (answer, expected) in answers.into_iter().zip(expected) {
+            self.compare(&answer, &expected)?;
+        }
+        Ok(())
+    }
+
+    fn compare(&self, answer: &Answer, expected: &Expected) -> Result<(), TestCaseError> {
+        prop_assert_eq!(answer.outcome, expected.outcome);
+        prop_assert_eq!(i128::from(answer.now.as_micros()), self.naive.now);
+        let told: Told = answer
+            .readings
+            .iter()
+            .map(|reading| {
+                let Bucket {
+                    spent, fraction, ..
+                } = Bucket::from(reading.bucket);
+                (reading.fits, spent, fraction)
+            })
+            .collect();
+        prop_assert_eq!(&told, &expected.told, "after {}", expected.outcome);
+        let backwards = self.history.steps.iter().any(|step| step.moves < 0);
+        if backwards {
+            // How long a bucket whose time is ahead of the clock's has to wait, only it knows.
+            return Ok(());
+        }
+        for (asked, reading) in expected.asked.iter().zip(&answer.readings) {
+            let told = reading
+                .bucket
+                .wait(&asked.limit, asked.threshold(), answer.now)
+                .map(|wait| i128::try_from(wait.as_micros()).unwrap());
+            let expected = asked.wait(&reading.bucket.into(), self.naive.now);
+            let expected = expected.map(|wait| wait.min(i128::from(u64::MAX)));
+            prop_assert_eq!(told, expected, "{:?} of {:?}", asked, reading);
+        }
+        Ok(())
+    }
+
+    fn expect(&mut self, operation: &Operation) -> Expected {
+        if self.fixture.in_memory() {
+            self.naive.forget_full();
+        }
+        let lifetime = i128::from(self.history.lifetime);
+        match operation {
+            Operation::Admit { charges, peek, id } => {
+                let asked = self.asked(charges);
+                let hold = id.map(|id| (id, lifetime));
+                let (outcome, told) = self.naive.admit(&asked, *peek, hold);
+                Expected {
+                    outcome,
+                    told,
+                    asked,
+                }
+            }
+            Operation::End { id, end, fallback } => {
+                let fallback = self.asked(fallback);
+                let (outcome, told) = self.naive.end(*id, lifetime, *end, &fallback);
+                Expected {
+                    outcome,
+                    told,
+                    asked: Vec::new(),
+                }
+            }
+        }
+    }
+
+    fn request(&self, operation: &Operation) -> Request {
+        let lifetime = Duration::from_micros(self.history.lifetime);
+        match operation {
+            Operation::Admit { charges, peek, id } => {
+                let asked = self.asked(charges);
+                let recorded = asked.iter().map(|asked| RecordedCharge {
+                    key: key(&bucket_name(self.case, asked.bucket)),
+                    label: Arc::from("label"),
+                    held: asked.held.plain(),
+                });
+                let hold = id.map(|id| Hold {
+                    key: self.hold_key(id),
+                    fresh: false,
+                    lifetime,
+                    record: Record {
+                        domain: Arc::from("llm"),
+                        charges: recorded.collect(),
+                    },
+                });
+                Request::Admit(Admission {
+                    charges: asked.iter().map(|asked| self.charge(asked)).collect(),
+                    mode: if *peek { Mode::Peek } else { Mode::Apply },
+                    hold,
+                    keep_when_late: false,
+                })
+            }
+            Operation::End { id, end, fallback } => Request::End(Ending {
+                key: self.hold_key(*id),
+                settlement: match *end {
+                    End::Release => Settlement::Release,
+                    End::Measured(counts) => Settlement::Settle(Usage::Measured(counts)),
+                    End::Missing => Settlement::Settle(Usage::Missing),
+                    End::Total(total) => Settlement::Settle(Usage::Total(total)),
+                },
+                fallback: self
+                    .asked(fallback)
+                    .iter()
+                    .map(|asked| self.charge(asked))
+                    .collect(),
+                lifetime,
+            }),
+        }
+    }
+
+    fn asked(&self, charges: &[Charged]) -> Vec<Asked> {
+        charges
+            .iter()
+            .map(|charged| {
+                let limit = self.limits[charged.bucket];
+                Asked {
+                    bucket: charged.bucket,
+                    limit,
+                    cost: charged.cost,
+                    headroom: charged.headroom,
+                    effect: charged.effect,
+                    held: Held {
+                        bucket: charged.bucket,
+                        limit,
+                        amount: u64::try_from(charged.cost).unwrap_or(0),
+                        fixed: charged.fixed,
+                        weights: charged.weights,
+                        counts_hits: charged.counts_hits,
+                        missing_gives_back: charged.missing_gives_back,
+                    },
+                }
+            })
+            .collect()
+    }
+
+    fn charge(&self, asked: &Asked) -> Charge {
+        Charge {
+            key: key(&bucket_name(self.case, asked.bucket)),
+            charge: limit::Charge {
+                limit: asked.limit,
+                amount: asked.cost,
+                threshold: asked.threshold(),
+                effect: match asked.effect {
+                    Meaning::Enforce => Effect::Enforce,
+                    Meaning::Quota => Effect::Quota,
+                    Meaning::Record => Effect::Record,
+                    Meaning::Shadow => Effect::Shadow,
+                },
+            },
+            settles: asked.held.plain().settles(),
+        }
+    }
+
+    fn hold_key(&self, id: usize) -> HoldKey {
+        HoldKey::of("llm", &format!("{}/{id}", self.case))
+    }
+}
+
+impl Asked {
+    fn threshold(&self) -> Option<u64> {
+        self.limit.threshold(self.cost, self.headroom)
+    }
+}
+
+impl Held {
+    fn plain(&self) -> HeldCharge {
+        let weight = |thousandths| Weight::from_thousandths(thousandths).unwrap();
+        HeldCharge {
+            limit: self.limit,
+            amount: self.amount,
+            fixed: self.fixed,
+            formula: Formula {
+                requests: Weight::ZERO,
+                hits: if self.counts_hits {
+                    Weight::ONE
+                } else {
+                    Weight::ZERO
+                },
+                tokens: self.weights.map(weight),
+            },
+            missing_usage: if self.missing_gives_back {
+                MissingUsage::Release
+            } else {
+                MissingUsage::Keep
+            },
+        }
+    }
+}
+
+impl From<limit::Bucket> for Bucket {
+    fn from(bucket: limit::Bucket) -> Self {
+        Self {
+            spent: i128::from(bucket.spent),
+            fraction: i128::from(bucket.fraction),
+            ..Self::default()
+        }
+    }
+}
+
+async fn answer(fixture: &Fixture, request: Request) -> Answer {
+    match request {
+        Request::Admit(admission) => {
+            let decision = fixture.store.admit(admission).await.unwrap();
+            Answer {
+                outcome: match decision.verdict {
+                    Verdict::Admitted => "Admitted",
+                    Verdict::Refused => "Refused",
+                    Verdict::Repeated => "Repeated",
+                },
+                now: decision.now,
+                readings: decision.readings,
+            }
+        }
+        Request::End(ending) => {
+            let ended = fixture.store.end(ending).await.unwrap();
+            Answer {
+                outcome: match ended.result {
+                    EndResult::Already => "Already",
+                    EndResult::Charged => "Charged",
+                    EndResult::Settled(_) => "Settled",
+                    EndResult::Unknown => "Unknown",
+                },
+                now: ended.now,
+                readings: ended.readings,
+            }
+        }
+    }
+}
+
+/// Starts all of them in their order, then waits for all.
+pub(super) async fn in_order<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut waiting: Vec<_> = futures.into_iter().map(Box::pin).collect();
+    let mut outputs: Vec<Option<F::Output>> = waiting.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (future, output) in waiting.iter_mut().zip(&mut outputs) {
+            if output.is_none()
+                && let Poll::Ready(ready) = future.as_mut().poll(context)
+            {
+                *output = Some(ready);
+            }
+        }
+        if outputs.iter().all(Option::is_some) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+    outputs.into_iter().flatten().collect()
+}
