@@ -159,13 +159,17 @@ impl Tollgate {
 
     /// Waits for a line of the log.
     pub(crate) fn wait_for_line(&mut self, is: impl Fn(&str) -> bool) -> String {
+        let find = |tollgate: &Self| tollgate.log.lines().iter().find(|line| is(line)).cloned();
+        self.wait_until(|tollgate| find(tollgate).is_some());
+        find(self).unwrap()
+    }
+
+    /// Waits until something is so while it runs.
+    pub(crate) fn wait_until(&mut self, is: impl Fn(&Self) -> bool) {
         let begun = clock::instant();
-        loop {
-            if let Some(line) = self.log.lines().iter().find(|line| is(line)) {
-                return line.clone();
-            }
+        while !is(self) {
             assert!(self.runs(), "tollgate ended early");
-            pause(begun, PATIENCE, || "a line of the log".to_owned());
+            pause(begun, PATIENCE, || "tollgate".to_owned());
         }
     }
 
