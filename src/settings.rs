@@ -1,11 +1,14 @@
 //! What the command line and the environment say. Read once, before anything is opened.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use clap::{Arg, Args, Parser, Subcommand, ValueEnum};
 use secrecy::SecretString;
 
 /// A rate-limit service for Envoy that counts what LLM traffic really costs.
@@ -59,6 +62,7 @@ pub struct ServeArgs {
         long,
         value_name = "STORE",
         env = "TOLLGATE_STORE",
+        value_parser = StoreUrlParser,
         default_value = "memory",
         hide_env_values = true
     )]
@@ -207,6 +211,27 @@ impl FromStr for StoreUrl {
             }
             _ => Err("a store is `memory`, redis://HOST:PORT or rediss://HOST:PORT".to_owned()),
         }
+    }
+}
+
+/// Reads a [`StoreUrl`] without repeating a wrong one, as clap does: there may be a password in it.
+#[derive(Clone, Debug)]
+struct StoreUrlParser;
+
+impl TypedValueParser for StoreUrlParser {
+    type Value = StoreUrl;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<StoreUrl, clap::Error> {
+        let text = value.to_str().unwrap_or_default();
+        text.parse().map_err(|problem| {
+            clap::Error::raw(ErrorKind::ValueValidation, format!("--store: {problem}\n"))
+                .with_cmd(command)
+        })
     }
 }
 

@@ -14,6 +14,8 @@ pub(crate) mod http;
 pub(crate) mod limiter;
 pub(crate) mod process;
 pub(crate) mod redis;
+pub(crate) mod rls;
+pub(crate) mod served;
 pub(crate) mod tap;
 pub(crate) mod tasks;
 pub(crate) mod tollgate;
