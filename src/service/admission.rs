@@ -1,5 +1,8 @@
 //! A request wants in, or wants to know whether it would get in.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::answer::Answer;
 use super::control::{Control, Phase};
 use super::ids::id_of_retry;
@@ -14,7 +17,7 @@ use crate::rules::OnStoreError;
 use crate::store::{Admission, Charges, Hold, HoldKey, Record, RecordedCharge, Verdict};
 
 /// How long the same request may come again where nothing else has to be remembered of it.
-const RETRY_TIME: std::time::Duration = std::time::Duration::from_secs(60);
+const RETRY_TIME: Duration = Duration::from_mins(1);
 
 impl Service {
     /// Answers a request of Envoy's, whatever its phase.
@@ -91,7 +94,6 @@ impl Service {
             Mode::Apply => self.hold(policy, request, control, &plan, &charges),
             Mode::Peek => (None, None),
         };
-        let held = hold.is_some();
         let admission = Admission {
             charges,
             mode,
@@ -108,7 +110,7 @@ impl Service {
                 let reservation = reservation.filter(|_| decision.verdict != Verdict::Refused);
                 let outcome = Outcome::decided(plan, &decision, mode, reservation);
                 if mode == Mode::Apply {
-                    if held && decision.verdict == Verdict::Admitted {
+                    if outcome.reservation.is_some() && decision.verdict == Verdict::Admitted {
                         self.metrics().reservations_opened.inc();
                     }
                     count(policy, &outcome);
@@ -155,16 +157,13 @@ impl Service {
         };
         let handed_out = settles || control.id.is_some();
         let record = Record {
-            domain: policy.name.clone(),
+            domain: Arc::clone(&policy.name),
             charges: plan
                 .charges
                 .iter()
                 .map(|planned| RecordedCharge {
                     key: planned.key,
-                    label: policy
-                        .series(&planned.limit, planned.is_override())
-                        .0
-                        .clone(),
+                    label: policy.label(&planned.limit, planned.is_override()),
                     held: HeldCharge {
                         limit: planned.terms,
                         amount: u64::try_from(planned.cost.amount).unwrap_or(0),

@@ -93,6 +93,11 @@ impl Policy {
         self.limits.get(limit.index.0).unwrap_or(&self.overrides)
     }
 
+    /// The name of a limit of this domain, to be kept.
+    pub(super) fn label(&self, limit: &ConfiguredLimit, is_override: bool) -> Arc<str> {
+        Arc::clone(&self.series(limit, is_override).0)
+    }
+
     /// The series of the limit with this name, if it is still configured.
     pub(super) fn series_named(&self, label: &str) -> Option<&LimitMetrics> {
         let named = self.limits.iter().chain(std::iter::once(&self.overrides));

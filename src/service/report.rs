@@ -103,10 +103,7 @@ impl Service {
             .iter()
             .filter(|planned| planned.cost.amount != 0)
             .map(|planned| Charged {
-                label: policy
-                    .series(&planned.limit, planned.is_override())
-                    .0
-                    .clone(),
+                label: policy.label(&planned.limit, planned.is_override()),
                 key: planned.key,
                 limit: planned.terms,
                 amount: planned.cost.amount,
@@ -249,7 +246,7 @@ impl Service {
                     .charges
                     .iter()
                     .map(|recorded| Charged {
-                        label: recorded.label.clone(),
+                        label: Arc::clone(&recorded.label),
                         key: recorded.key,
                         limit: recorded.held.limit,
                         amount: recorded.held.correction(ending.settlement),

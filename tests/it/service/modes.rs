@@ -154,7 +154,7 @@ descriptors:
     );
 }
 
-fn with_override<'a>(descriptor: &'a str, limit: RequestedLimit) -> Request<'a> {
+fn with_override(descriptor: &str, limit: RequestedLimit) -> Request<'_> {
     let mut request = request(&[descriptor]);
     request.descriptors[0].limit = Some(limit);
     request

@@ -72,6 +72,7 @@ async fn limits_of_the_reference_count_a_try_once_too() {
         None,
         "there is nothing to settle"
     );
+    assert_eq!(limiter.series("tollgate_reservations_opened_total"), 0);
     limiter.advance(Duration::from_mins(1));
     let later = ask(&limiter, "theirs=a", "x-1").await;
     assert_eq!(

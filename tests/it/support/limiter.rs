@@ -45,10 +45,10 @@ impl Limiter {
 
     /// Replaces all rules by those of `files`.
     pub(crate) fn install(&self, files: &[&str]) {
-        let domains: Vec<Domain> = files.iter().map(|file| parse(file)).collect();
-        let named = domains
-            .into_iter()
-            .map(|domain| (domain.name.clone(), Arc::new(domain)));
+        let named = files.iter().map(|file| parse(file)).map(|domain| {
+            let name = domain.name.clone();
+            (name, Arc::new(domain))
+        });
         self.service.install(&named.collect());
     }
 
