@@ -174,7 +174,9 @@ pub struct CallArgs {
     #[arg(long = "descriptor", value_name = "KEY=VALUE[,KEY=VALUE]…", value_parser = descriptor)]
     pub descriptors: Vec<EntryList>,
 
-    /// The addend of every descriptor; 0 only looks. Without it none is sent.
+    /// The addend of every descriptor: what limits of hits and of tokens take (limits of requests
+    /// take one whatever it is). Without it none is sent. To only look at a Tollgate's limits, give
+    /// the entry `tollgate.phase=peek`.
     #[arg(long, value_name = "N")]
     pub hits: Option<u64>,
 
