@@ -1,8 +1,8 @@
 //! Probes: whether the process should get requests.
 //!
-//! Ready means that the composition said so *and* that there are rules and a store that answers
-//! now. The store is asked on every probe, with a bound: a probe that hangs is worse than one that
-//! fails.
+//! Ready means that the composition said so *and* that there are rules and a store that answered
+//! once. Until it has, it is asked on every probe, with a bound: a probe that hangs is worse than
+//! one that fails.
 
 use std::time::Duration;
 

@@ -19,6 +19,16 @@ use crate::store::{Admission, Charges, Hold, HoldKey, Record, RecordedCharge, Ve
 /// How long the same request may come again where nothing else has to be remembered of it.
 const RETRY_TIME: Duration = Duration::from_mins(1);
 
+/// What the caller is told when the store does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Undecided {
+    /// What `on_store_error` says. A request that is let through keeps its charges, should they
+    /// have been made after all.
+    ByPolicy,
+    /// That it failed. Charges that were made after all are given back.
+    AsError,
+}
+
 impl Service {
     /// Answers a request of Envoy's, whatever its phase.
     pub async fn should_rate_limit(&self, request: &Request<'_>) -> Result<Answer, RequestError> {
@@ -33,18 +43,27 @@ impl Service {
     }
 
     async fn answer(&self, request: &Request<'_>) -> Result<Answer, RequestError> {
-        request.check()?;
+        match request.check() {
+            Ok(()) => {}
+            // A client can make its headers long, and an error would let it pass wherever Envoy
+            // fails open.
+            Err(error @ RequestError::TextTooLong) => {
+                self.invalid(&error, request.domain);
+                return Ok(Answer::refused(request.descriptors.len()));
+            }
+            Err(error) => return Err(error),
+        }
         let Some(policy) = self.policy(request.domain)? else {
             return Ok(Answer::unlimited(request.descriptors.len()));
         };
         let control = Control::of(request)?;
         match control.phase {
             Phase::Admit => {
-                let outcome = self.admit(&policy, request, &control, Mode::Apply).await?;
+                let outcome = self.decide(&policy, request, &control, Mode::Apply).await?;
                 Ok(Answer::of(outcome, &policy.domain.answer))
             }
             Phase::Peek => {
-                let outcome = self.admit(&policy, request, &control, Mode::Peek).await?;
+                let outcome = self.decide(&policy, request, &control, Mode::Peek).await?;
                 Ok(Answer::of(outcome, &policy.domain.answer))
             }
             Phase::Report => {
@@ -56,6 +75,17 @@ impl Service {
         }
     }
 
+    async fn decide<'p>(
+        &self,
+        policy: &'p Policy,
+        request: &Request<'_>,
+        control: &Control<'_>,
+        mode: Mode,
+    ) -> Result<Outcome<'p>, RequestError> {
+        self.admit(policy, request, control, mode, Undecided::ByPolicy)
+            .await
+    }
+
     /// Decides over an admission.
     pub(super) async fn admit<'p>(
         &self,
@@ -63,6 +93,7 @@ impl Service {
         request: &Request<'_>,
         control: &Control<'_>,
         mode: Mode,
+        undecided: Undecided,
     ) -> Result<Outcome<'p>, RequestError> {
         let plan = Plan::of(&policy.domain, request, control)?;
         if plan
@@ -98,7 +129,7 @@ impl Service {
             charges,
             mode,
             hold,
-            keep_when_late: !deny,
+            keep_when_late: !deny && undecided == Undecided::ByPolicy,
         };
 
         let begun = clock::instant();
@@ -182,6 +213,7 @@ impl Service {
             } else {
                 RETRY_TIME
             },
+            only_tells_retries: !handed_out,
             record,
         };
         (Some(hold), handed_out.then_some(id))

@@ -58,6 +58,19 @@ impl Answer {
         }
     }
 
+    /// The answer that refuses every descriptor, whatever its limits.
+    pub(super) fn refused(descriptors: usize) -> Self {
+        let status = Status {
+            over_limit: true,
+            ..Status::default()
+        };
+        Self {
+            over_limit: true,
+            statuses: vec![status; descriptors],
+            ..Self::default()
+        }
+    }
+
     pub(super) fn of(outcome: Outcome<'_>, style: &AnswerStyle) -> Self {
         let statuses = outcome
             .descriptors

@@ -6,6 +6,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::Service;
+use super::admission::Undecided;
 use super::control::{Control, without_control};
 use super::outcome::LimitOutcome;
 use super::policy::Policy;
@@ -178,7 +179,9 @@ impl Service {
             counts,
             ..Control::default()
         };
-        let outcome = self.admit(&policy, &request, &control, Mode::Apply).await?;
+        let outcome = self
+            .admit(&policy, &request, &control, Mode::Apply, Undecided::AsError)
+            .await?;
         if outcome.without_store {
             return Err(ApiError::StoreUnavailable);
         }
@@ -266,7 +269,9 @@ impl Service {
             .map(|entries| without_control(entries))
             .and_then(|entries| policy.domain.find(&entries, &mut String::new()))
             .map(|found| found.rule.path.clone());
-        let outcome = self.admit(&policy, &request, &control, Mode::Peek).await?;
+        let outcome = self
+            .admit(&policy, &request, &control, Mode::Peek, Undecided::AsError)
+            .await?;
         if outcome.without_store {
             return Err(ApiError::StoreUnavailable);
         }

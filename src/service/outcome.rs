@@ -157,19 +157,24 @@ impl<'p> Outcome<'p> {
         self.result == Verdict::Refused
     }
 
+    /// The limits that a client is told of: a shadowed one does not concern it.
+    pub(super) fn told(&self) -> impl Iterator<Item = &LimitOutcome<'p>> {
+        self.limits
+            .iter()
+            .filter(|limit| limit.effect != Effect::Shadow)
+    }
+
     /// The limit that decides: of those that are over, the one with the longest wait; else the one
     /// with the smallest share left.
     pub(super) fn deciding(&self) -> Option<&LimitOutcome<'p>> {
-        most_restrictive(self.limits.iter())
+        most_restrictive(self.told())
     }
 
-    /// The most restrictive limit of one descriptor.
+    /// The most restrictive limit of one descriptor; a shadowed one only where it has no other.
     pub(super) fn deciding_for(&self, descriptor: usize) -> Option<&LimitOutcome<'p>> {
-        most_restrictive(
-            self.limits
-                .iter()
-                .filter(|limit| limit.descriptor == descriptor),
-        )
+        let of_descriptor = |limit: &&LimitOutcome<'_>| limit.descriptor == descriptor;
+        most_restrictive(self.told().filter(of_descriptor))
+            .or_else(|| most_restrictive(self.limits.iter().filter(of_descriptor)))
     }
 
     /// How long until the request would be admitted; `None`: it was, or never will be.

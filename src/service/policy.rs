@@ -12,6 +12,7 @@ use crate::rules::{ConfiguredLimit, Domain};
 /// All domains.
 #[derive(Debug, Default)]
 pub(super) struct Policies {
+    installed: bool,
     domains: HashMap<String, Arc<Policy>, RandomState>,
 }
 
@@ -42,6 +43,7 @@ impl Policies {
             (name.clone(), policy)
         };
         Self {
+            installed: true,
             domains: domains.iter().map(policy).collect(),
         }
     }
@@ -50,8 +52,9 @@ impl Policies {
         self.domains.get(domain)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.domains.is_empty()
+    /// Whether a configuration was ever loaded, be it an empty one.
+    pub(super) const fn is_installed(&self) -> bool {
+        self.installed
     }
 }
 

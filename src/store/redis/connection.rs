@@ -13,7 +13,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo as _, Value};
 use secrecy::ExposeSecret as _;
 
-use super::{Options, StoreError};
+use super::{Options, StoreError, script};
 use crate::clock;
 
 /// How long a single response may take before its connection is given up on. Operations have given
@@ -187,5 +187,13 @@ async fn connect(client: Client) -> Result<Connection, redis::RedisError> {
     let commands = client
         .get_multiplexed_async_connection_with_config(&config)
         .await?;
-    Ok(Connection { commands, closed })
+    let mut connection = Connection { commands, closed };
+    // Compiling the script takes milliseconds, which the first decision shall not wait for. Where
+    // that is forbidden, the first call brings the script along.
+    let mut load = redis::cmd("SCRIPT");
+    load.arg("LOAD").arg(script::SOURCE);
+    match connection.send(&load).await {
+        Err(error) if error.is_io_error() || error.is_timeout() => Err(error),
+        Ok(_) | Err(_) => Ok(connection),
+    }
 }
