@@ -197,6 +197,7 @@ impl<'a> Run<'a> {
                 let hold = id.map(|id| Hold {
                     key: self.hold_key(id),
                     fresh: false,
+                    only_tells_retries: false,
                     lifetime,
                     record: Record {
                         domain: Arc::from("llm"),
