@@ -12,7 +12,7 @@ use crate::store::fixture::{
 for_every_store! {
     a_settlement_replaces_the_estimate_by_what_was_used
     a_settlement_weighs_what_was_counted_and_rounds_up
-    a_total_is_the_cost_of_what_counts_tokens_or_hits
+    a_total_is_the_cost_of_what_counts_tokens
     a_response_without_usage_keeps_its_estimate_or_gives_it_back
     settling_twice_changes_nothing
     a_release_gives_everything_back_once
@@ -81,26 +81,22 @@ async fn a_settlement_weighs_what_was_counted_and_rounds_up(store: Fixture) {
     }
 }
 
-async fn a_total_is_the_cost_of_what_counts_tokens_or_hits(store: Fixture) {
+async fn a_total_is_the_cost_of_what_counts_tokens(store: Fixture) {
     let limit = token_bucket(10, MINUTE, 5000);
     let charges = [
         tokens("tokens", limit, 800),
-        held("hits", limit, 3, 0, Formula::HITS),
+        held("hits", limit, 3, 3, Formula::HITS),
         request("requests", limit),
     ];
-    store.hold("id", charges).await;
-    let ended = store.settle("id", Usage::Total(55)).await;
-    assert_eq!(
-        spent_of(&ended.readings),
-        [(true, 55), (true, 55), (true, 1)]
-    );
-    // Measured tokens leave what counts hits alone.
-    store.hold("other", charges).await;
-    let ended = store.settle("other", measured([5, 0, 0, 0])).await;
-    assert_eq!(
-        spent_of(&ended.readings),
-        [(true, 60), (true, 58), (true, 2)]
-    );
+    for (id, usage) in [("a", Usage::Total(55)), ("b", measured([55, 0, 0, 0]))] {
+        store.hold(id, charges).await;
+        let ended = store.settle(id, usage).await;
+        let times = if id == "a" { 1 } else { 2 };
+        assert_eq!(
+            spent_of(&ended.readings),
+            [(true, 55 * times), (true, 3 * times), (true, times)]
+        );
+    }
 }
 
 async fn a_response_without_usage_keeps_its_estimate_or_gives_it_back(store: Fixture) {
@@ -177,7 +173,7 @@ async fn a_settlement_comes_back_with_what_was_remembered(store: Fixture) {
     );
     let charges = [
         tokens("a", bucket, 800),
-        held("b", window, 3, 1, Formula::HITS),
+        held("b", window, 3, 1, Formula::TOKENS),
     ];
     store.hold("id", charges).await;
     let EndResult::Settled(record) = store.settle("id", Usage::Missing).await.result else {
