@@ -1,7 +1,7 @@
 //! Reservations: settled once, released once, and never lost.
 
 use tollgate::limit::{Effect, Formula, MissingUsage, Mode, Settlement, Usage, Weight};
-use tollgate::store::{EndResult, Ending, HoldCounts, HoldKey, Verdict};
+use tollgate::store::{EndResult, Ending, Hold, HoldCounts, HoldKey, Verdict};
 
 use super::for_every_store;
 use crate::store::fixture::{
@@ -26,7 +26,9 @@ for_every_store! {
     the_same_admission_twice_is_charged_once
     a_refused_admission_leaves_no_reservation
     a_look_leaves_no_reservation
+    a_reservation_expires_at_its_instant_and_not_a_microsecond_before
     a_reservation_expires_and_is_counted_once
+    a_reservation_under_a_new_key_is_one_like_any_other
     a_shadowed_charge_that_did_not_fit_is_not_given_back
     a_settlement_reaches_buckets_refilled_meanwhile
     ids_of_other_domains_are_other_reservations
@@ -279,6 +281,34 @@ async fn a_look_leaves_no_reservation(store: Fixture) {
     let look = store.admit(asked, Mode::Peek, Some(hold)).await;
     assert_eq!(outcome(&look), (Verdict::Admitted, vec![(true, 0)]));
     assert_eq!(store.release("id").await.result, EndResult::Unknown);
+    assert_eq!(store.count_holds().await, open(0));
+}
+
+async fn a_reservation_expires_at_its_instant_and_not_a_microsecond_before(store: Fixture) {
+    let limit = token_bucket(1, 10 * MINUTE, 5000);
+    let charges = [tokens("a", limit, 800)];
+    store.hold("id", charges).await;
+    store.clock.advance(just_before(LIFETIME));
+    assert_eq!(store.hold("id", charges).await.verdict, Verdict::Repeated);
+    store.clock.advance(MICROSECOND);
+    assert_eq!(store.release("id").await.result, EndResult::Unknown);
+    // One came back in the ten minutes.
+    let admitted = store.hold("id", charges).await;
+    assert_eq!(outcome(&admitted), (Verdict::Admitted, vec![(true, 1599)]));
+}
+
+async fn a_reservation_under_a_new_key_is_one_like_any_other(store: Fixture) {
+    let limit = token_bucket(10, MINUTE, 1000);
+    let (charge, held) = tokens("a", limit, 800);
+    let hold = Hold {
+        fresh: true,
+        ..reservation("id", &[(charge, held)])
+    };
+    let admitted = store.admit([charge], Mode::Apply, Some(hold)).await;
+    assert_eq!(outcome(&admitted), (Verdict::Admitted, vec![(true, 800)]));
+    assert_eq!(store.count_holds().await, open(1));
+    let ended = store.settle("id", measured([7, 0, 0, 0])).await;
+    assert_eq!(spent_of(&ended.readings), [(true, 7)]);
     assert_eq!(store.count_holds().await, open(0));
 }
 
