@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -87,6 +87,21 @@ impl Program {
             }
             probe(self)
         })
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let name = format!("{} ends", self.name);
+        until(&name, || self.child.try_wait().expect("a child of ours"))
+    }
+
+    /// Sends it a signal: `INT`, `TERM`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let status = Command::new("kill")
+            .args(["-s", signal, &self.child.id().to_string()])
+            .status()
+            .expect("kill to be in PATH");
+        assert!(status.success(), "kill -s {signal} failed");
     }
 
     /// Kills it.
