@@ -54,6 +54,16 @@ impl Quickstart {
     }
 }
 
+impl Drop for Quickstart {
+    fn drop(&mut self) {
+        // Killed, it could not end what it started.
+        if self.program.is_running() {
+            self.program.signal("TERM");
+            self.program.wait();
+        }
+    }
+}
+
 #[test]
 fn the_quickstart_runs_as_it_says() {
     let mut quickstart = Quickstart::start();
