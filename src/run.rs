@@ -81,7 +81,7 @@ pub async fn run(
     let http_addr = listeners.http.local_addr()?;
     let health = Health::default();
     let grpc_health = grpc::Health::default();
-    let watch = tokio::spawn(follow(loaded.files, service.clone(), shutdown.clone()));
+    let watch = follow(loaded.files, service.clone(), &shutdown);
     let ready = tokio::spawn(watch_readiness(
         service.clone(),
         health.clone(),
@@ -135,32 +135,41 @@ type Served<E> = tokio::task::JoinHandle<Result<(), E>>;
 /// Waits for the end: a listener that fails ends everything; after `stopping`, what is under way
 /// may take `patience`.
 async fn supervise(
-    mut grpc: Served<tonic::transport::Error>,
-    mut http: Served<std::io::Error>,
+    grpc: Served<tonic::transport::Error>,
+    http: Served<std::io::Error>,
     shutdown: &Shutdown,
     patience: Duration,
 ) -> Result<(), RunError> {
+    // One that has nothing under way ends at once when stopping; the other must not be cut short.
+    let both = async { tokio::try_join!(ended(grpc, shutdown), ended(http, shutdown)).map(drop) };
+    tokio::pin!(both);
     tokio::select! {
-        ended = &mut grpc, if !shutdown.is_leaving() => return flat(ended),
-        ended = &mut http, if !shutdown.is_leaving() => return flat(ended),
+        result = &mut both => return result,
         () = shutdown.stopping() => {}
     }
-    let both = async {
-        if !grpc.is_finished() {
-            flat((&mut grpc).await)?;
-        }
-        if !http.is_finished() {
-            flat((&mut http).await)?;
-        }
-        Ok(())
-    };
     match tokio::time::timeout(patience, both).await {
         Ok(result) => result,
         Err(_) => {
-            tracing::warn!(?patience, "calls under way did not finish in time");
+            tracing::warn!(
+                ?patience,
+                "calls under way did not finish, or connections did not close, in time"
+            );
             Ok(())
         }
     }
+}
+
+async fn ended<E>(server: Served<E>, shutdown: &Shutdown) -> Result<(), RunError>
+where
+    RunError: From<E>,
+{
+    flat(server.await)?;
+    if shutdown.is_stopping() {
+        return Ok(());
+    }
+    Err(RunError::Io(std::io::Error::other(
+        "a listener ended unasked",
+    )))
 }
 
 fn flat<E>(ended: Result<Result<(), E>, tokio::task::JoinError>) -> Result<(), RunError>
@@ -206,20 +215,25 @@ fn load(args: &ServeArgs, metrics: &Metrics) -> Result<Loaded, RunError> {
     })
 }
 
-/// Installs what the files say whenever they change.
-async fn follow(files: Option<(Library, LoadReport)>, service: Service, shutdown: Shutdown) {
-    let Some((library, report)) = files else {
-        return;
-    };
-    let watcher = Watcher::new(library, report, Timing::default());
-    watcher
-        .run(shutdown.stopping_token(), move |library, report| {
-            tell(report, service.metrics());
-            if report.changes_anything() {
-                service.install(library.domains());
-            }
-        })
-        .await;
+/// Installs what the files say whenever they change. Listens from now on.
+fn follow(
+    files: Option<(Library, LoadReport)>,
+    service: Service,
+    shutdown: &Shutdown,
+) -> tokio::task::JoinHandle<()> {
+    let watcher = files.map(|(library, report)| Watcher::new(library, report, Timing::default()));
+    let stopping = shutdown.stopping_token();
+    tokio::spawn(async move {
+        let Some(watcher) = watcher else { return };
+        watcher
+            .run(stopping, move |library, report| {
+                tell(report, service.metrics());
+                if report.changes_anything() {
+                    service.install(library.domains());
+                }
+            })
+            .await;
+    })
 }
 
 /// Logs and counts a load.
@@ -274,17 +288,28 @@ async fn watch_readiness(
     shutdown: Shutdown,
 ) {
     let mut interval = tokio::time::interval(READINESS);
-    let mut was_ready = None;
+    let mut was_up = None;
     while !shutdown.is_leaving() {
-        let state = service.ready().await;
-        let ready = state.is_ok();
-        if was_ready != Some(ready) {
-            match state {
-                Ok(()) => tracing::info!("ready"),
-                Err(reason) => tracing::warn!(reason, "not ready"),
+        // Redis may keep us waiting for longer than whoever ends us.
+        let answered = tokio::select! {
+            () = shutdown.leaving() => break,
+            answered = service.ping() => answered,
+        };
+        let up = answered.is_ok();
+        if was_up != Some(up) {
+            match answered {
+                Ok(()) => tracing::info!("the store answers"),
+                Err(error) => {
+                    tracing::warn!(%error, "the store does not answer: on_store_error decides");
+                }
             }
-            was_ready = Some(ready);
+            was_up = Some(up);
         }
+        // Does not ask again where it has answered once.
+        let ready = tokio::select! {
+            () = shutdown.leaving() => break,
+            state = service.ready() => state.is_ok(),
+        };
         if ready {
             health.ready();
         }

@@ -1,11 +1,14 @@
 //! What the command line and the environment say. Read once, before anything is opened.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{BoolishValueParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Arg, Args, Parser, Subcommand, ValueEnum};
 use secrecy::SecretString;
 
 /// A rate-limit service for Envoy that counts what LLM traffic really costs.
@@ -50,7 +53,7 @@ pub struct ServeArgs {
     pub config: Vec<PathBuf>,
 
     /// Let several files describe one domain together.
-    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS")]
+    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS", value_parser = BoolishValueParser::new())]
     pub merge_domains: bool,
 
     /// Where buckets live: `memory`, or redis://[USER:PASSWORD@]HOST:PORT[/DB], or rediss://… for
@@ -59,6 +62,7 @@ pub struct ServeArgs {
         long,
         value_name = "STORE",
         env = "TOLLGATE_STORE",
+        value_parser = StoreUrlParser,
         default_value = "memory",
         hide_env_values = true
     )]
@@ -129,7 +133,7 @@ pub struct CheckArgs {
     pub paths: Vec<PathBuf>,
 
     /// Let several files describe one domain together.
-    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS")]
+    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS", value_parser = BoolishValueParser::new())]
     pub merge_domains: bool,
 }
 
@@ -148,7 +152,7 @@ pub struct ExplainArgs {
     pub entries: Vec<(String, String)>,
 
     /// Let several files describe one domain together.
-    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS")]
+    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS", value_parser = BoolishValueParser::new())]
     pub merge_domains: bool,
 }
 
@@ -170,7 +174,9 @@ pub struct CallArgs {
     #[arg(long = "descriptor", value_name = "KEY=VALUE[,KEY=VALUE]…", value_parser = descriptor)]
     pub descriptors: Vec<EntryList>,
 
-    /// The addend of every descriptor; 0 only looks. Without it none is sent.
+    /// The addend of every descriptor: what limits of hits and of tokens take (limits of requests
+    /// take one whatever it is). Without it none is sent. To only look at a Tollgate's limits, give
+    /// the entry `tollgate.phase=peek`.
     #[arg(long, value_name = "N")]
     pub hits: Option<u64>,
 
@@ -207,6 +213,27 @@ impl FromStr for StoreUrl {
             }
             _ => Err("a store is `memory`, redis://HOST:PORT or rediss://HOST:PORT".to_owned()),
         }
+    }
+}
+
+/// Reads a [`StoreUrl`] without repeating a wrong one, as clap does: there may be a password in it.
+#[derive(Clone, Debug)]
+struct StoreUrlParser;
+
+impl TypedValueParser for StoreUrlParser {
+    type Value = StoreUrl;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<StoreUrl, clap::Error> {
+        let text = value.to_str().unwrap_or_default();
+        text.parse().map_err(|problem| {
+            clap::Error::raw(ErrorKind::ValueValidation, format!("--store: {problem}\n"))
+                .with_cmd(command)
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// The two steps. Copies are the same.
@@ -29,6 +29,11 @@ impl Shutdown {
         self.stopping.clone()
     }
 
+    /// Whether nothing new is taken any more.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_cancelled()
+    }
+
     /// Whether we began to leave.
     pub fn is_leaving(&self) -> bool {
         self.leaving.is_cancelled()
@@ -43,13 +48,11 @@ impl Shutdown {
 
     /// Begins when the process is told to: SIGTERM with `delay`; SIGINT (Ctrl-C), or a second
     /// signal, without.
-    ///
-    /// # Errors
-    ///
-    /// Fails if signals cannot be listened to.
-    pub async fn on_signals(self, delay: Duration) -> std::io::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+    pub async fn on_signals(self, mut signals: Signals, delay: Duration) {
+        let Signals {
+            terminate,
+            interrupt,
+        } = &mut signals;
         let delay = tokio::select! {
             _ = terminate.recv() => delay,
             _ = interrupt.recv() => Duration::ZERO,
@@ -60,6 +63,27 @@ impl Shutdown {
             _ = terminate.recv() => self.stopping.cancel(),
             _ = interrupt.recv() => self.stopping.cancel(),
         }
-        Ok(())
+    }
+}
+
+/// The signals that end the process. From [`Signals::listen`] on they end it in order, and not at
+/// once, as the system would.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Listens. Needs a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// Fails if signals cannot be listened to.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 }

@@ -50,12 +50,15 @@ pub struct Watcher {
     /// None where the system has no watches left: polling goes on.
     notify: Option<RecommendedWatcher>,
     events: mpsc::Receiver<()>,
+    /// From the beginning: a SIGHUP that nobody listens to ends the process.
+    hangups: Hangups,
     /// The mistakes that were told, so that one that stays is not told at every poll.
     told: Vec<ConfigError>,
 }
 
 impl Watcher {
-    /// Watches the directories of the library's files; `opened` is what loading it found.
+    /// Watches the directories of the library's files; `opened` is what loading it found. Needs a
+    /// tokio runtime.
     pub fn new(library: Library, opened: LoadReport, timing: Timing) -> Self {
         let (sender, events) = mpsc::channel(1);
         let paths = library.paths().to_vec();
@@ -74,6 +77,7 @@ impl Watcher {
             timing,
             notify,
             events,
+            hangups: Hangups::new(),
             told,
         };
         watcher.watch();
@@ -88,7 +92,6 @@ impl Watcher {
         shutdown: CancellationToken,
         mut publish: impl FnMut(&Library, &LoadReport) + Send,
     ) {
-        let mut hangups = Hangups::new();
         let mut poll = interval(self.timing.poll.max(Duration::from_millis(1)));
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first tick comes at once: it finds what changed before the watch stood.
@@ -96,7 +99,7 @@ impl Watcher {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 _ = poll.tick() => {}
-                () = hangups.next() => debug!("configuration reload asked for by SIGHUP"),
+                () = self.hangups.next() => debug!("configuration reload asked for by SIGHUP"),
                 Some(()) = self.events.recv() => {
                     tokio::select! {
                         () = shutdown.cancelled() => return,
@@ -209,6 +212,7 @@ async fn settle(events: &mut mpsc::Receiver<()>, timing: Timing) {
 }
 
 /// SIGHUP, where there is such a thing.
+#[derive(Debug)]
 struct Hangups(#[cfg(unix)] Option<tokio::signal::unix::Signal>);
 
 impl Hangups {

@@ -1,0 +1,427 @@
+//! Beginning, leaving, and bad days: signals, ports that are taken, files that are wrong, a Redis
+//! that goes away and comes back.
+//!
+//! The limits in these tests refill so slowly that every hit which was counted stays counted.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's scaffolding fails the test where it stands"
+)]
+
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
+use tempfile::TempDir;
+use tollgate::clock;
+use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
+
+use crate::support::redis::RedisServer;
+use crate::support::rls::{
+    Client, admitted, ask, channel, connect, descriptor, health, limit_of, request, until_health,
+};
+use crate::support::served::{PATIENCE, Ran, Tollgate, run, tollgate};
+
+/// A limit that lets pass, and one that refuses, while the store is away.
+const CONFIG: &str = "
+domain: life
+descriptors:
+  - key: allow
+    limits: [{ name: allow, rate: 1M/year, cost: requests, on_store_error: allow }]
+  - key: deny
+    limits: [{ name: deny, rate: 1M/year, cost: requests, on_store_error: deny }]
+";
+
+/// An answer is due within the 15 ms that a decision waits for the store. The rest is for a busy
+/// machine; whoever waits for the store's connection or response waits much longer.
+const SOON: Duration = Duration::from_millis(500);
+
+struct Config {
+    flag: String,
+    _files: TempDir,
+}
+
+fn config(text: &str) -> Config {
+    let files = tempfile::tempdir().unwrap();
+    let file = files.path().join("life.yaml");
+    std::fs::write(&file, text).unwrap();
+    Config {
+        flag: format!("--config={}", file.display()),
+        _files: files,
+    }
+}
+
+fn asked(key: &str) -> RateLimitRequest {
+    request("life", [descriptor(&[(key, "x")], None)])
+}
+
+/// How much is left; `None` where no store said so.
+fn remaining(answer: &RateLimitResponse) -> Option<u32> {
+    limit_of(&answer.statuses[0]).map(|_| answer.statuses[0].limit_remaining)
+}
+
+/// Asks until the store decides again.
+async fn until_decided(client: &Client, key: &str) -> RateLimitResponse {
+    let begun = clock::instant();
+    loop {
+        let answer = ask(client, asked(key)).await;
+        if remaining(&answer).is_some() {
+            return answer;
+        }
+        let waited = begun.elapsed();
+        assert!(waited < PATIENCE, "the store was not asked again");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_tells_health_at_once_and_goes_on_serving() {
+    let config = config(CONFIG);
+    let mut tollgate = Tollgate::serve(&[&config.flag, "--drain-delay=1h"]);
+    let connection = channel(tollgate.grpc).await;
+    let client = Client::new(connection.clone());
+    until_health(&connection, Serving).await;
+
+    tollgate.signal("-TERM");
+    let begun = clock::instant();
+    until_health(&connection, NotServing).await;
+    let waited = begun.elapsed();
+    assert!(waited < SOON, "health said so after {waited:?}");
+    for left in (999_950..1_000_000).rev() {
+        let answer = ask(&client, asked("deny")).await;
+        assert_eq!(remaining(&answer), Some(left));
+    }
+    // New connections too: whoever has not heard yet must not be turned away.
+    assert!(admitted(
+        &ask(&connect(&tollgate).await, asked("deny")).await
+    ));
+    assert_eq!(health(&connection).await, NotServing);
+    assert!(tollgate.runs());
+
+    // A second one means it: what is left of the hour is not waited for.
+    tollgate.signal("-TERM");
+    assert_eq!(tollgate.ended(Duration::from_secs(5)).code(), Some(0));
+    assert_eq!(tollgate.lines_with("stopped"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_is_told_at_once_while_redis_keeps_us_waiting() {
+    let redis = RedisServer::start();
+    let (config, store) = (config(CONFIG), format!("--store={}", redis.url()));
+    let tollgate = Tollgate::serve(&[&config.flag, &store, "--drain-delay=1h"]);
+    let connection = channel(tollgate.grpc).await;
+    until_health(&connection, Serving).await;
+    redis.pause();
+    // Until the question whether Redis is there hangs: it is asked every second.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    tollgate.signal("-TERM");
+    let begun = clock::instant();
+    until_health(&connection, NotServing).await;
+    let waited = begun.elapsed();
+    redis.resume();
+    assert!(waited < SOON, "health said so after {waited:?}");
+}
+
+#[test]
+fn the_drain_delay_is_waited_for_and_no_longer() {
+    let config = config(CONFIG);
+    let mut tollgate = Tollgate::serve(&[&config.flag, "--drain-delay=700ms"]);
+    tollgate.signal("-TERM");
+    let begun = clock::instant();
+    let status = tollgate.ended(Duration::from_secs(5));
+    let waited = begun.elapsed();
+    assert_eq!(status.code(), Some(0));
+    assert!(
+        waited >= Duration::from_millis(700),
+        "ended after {waited:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigint_does_not_wait() {
+    let config = config(CONFIG);
+    let mut tollgate = Tollgate::serve(&[&config.flag, "--drain-delay=1h"]);
+    let client = connect(&tollgate).await;
+    assert!(admitted(&ask(&client, asked("deny")).await));
+    tollgate.signal("-INT");
+    assert_eq!(tollgate.ended(Duration::from_secs(5)).code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_under_way_at_the_stop_is_answered() {
+    let redis = RedisServer::start();
+    let (config, store) = (config(CONFIG), format!("--store={}", redis.url()));
+    let mut tollgate = Tollgate::serve(&[&config.flag, &store, "--store-timeout=1s"]);
+    let connection = channel(tollgate.grpc).await;
+    let client = Client::new(connection.clone());
+    until_decided(&client, "deny").await;
+
+    redis.pause();
+    let begun = clock::instant();
+    let (allowed, refused, ()) = tokio::join!(
+        ask(&client, asked("allow")),
+        ask(&client, asked("deny")),
+        async {
+            // On the same connection behind them: when this is answered, they are under way.
+            health(&connection).await;
+            tollgate.signal("-INT");
+        }
+    );
+    let waited = begun.elapsed();
+    assert!(waited >= Duration::from_millis(900), "Redis answered");
+    assert!(admitted(&allowed) && !admitted(&refused));
+    assert_eq!(remaining(&allowed), None);
+    assert_eq!(tollgate.ended(Duration::from_secs(5)).code(), Some(0));
+    assert_eq!(tollgate.lines_with("did not finish"), 0);
+    redis.resume();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_does_not_end_is_left_after_the_drain_timeout() {
+    let redis = RedisServer::start();
+    let (config, store) = (config(CONFIG), format!("--store={}", redis.url()));
+    let mut tollgate = Tollgate::serve(&[
+        &config.flag,
+        &store,
+        "--store-timeout=1h",
+        "--drain-timeout=300ms",
+    ]);
+    let connection = channel(tollgate.grpc).await;
+    let mut client = Client::new(connection.clone());
+    until_decided(&client, "deny").await;
+    redis.pause();
+    let (answer, ()) = tokio::join!(client.should_rate_limit(asked("deny")), async {
+        health(&connection).await;
+        tollgate.signal("-INT");
+    });
+    assert!(answer.is_err(), "{answer:?}");
+    assert_eq!(tollgate.ended(Duration::from_secs(5)).code(), Some(0));
+    assert_eq!(tollgate.lines_with("did not finish"), 1);
+    redis.resume();
+}
+
+#[test]
+fn connections_that_say_nothing_hold_us_up_no_longer_than_the_drain_timeout() {
+    let config = config(CONFIG);
+    let mut tollgate = Tollgate::serve(&[&config.flag, "--drain-timeout=300ms"]);
+    let _silent = TcpStream::connect(tollgate.grpc).unwrap();
+    let _silent = TcpStream::connect(tollgate.http).unwrap();
+    tollgate.signal("-INT");
+    assert_eq!(tollgate.ended(Duration::from_secs(5)).code(), Some(0));
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_with_its_flag() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (flag, other) in [
+        ("--grpc-addr", "--http-addr"),
+        ("--http-addr", "--grpc-addr"),
+    ] {
+        let ran = run(&["serve", flag, &taken, other, "127.0.0.1:0"]);
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        for part in [flag, &taken, "in use"] {
+            assert!(ran.err.contains(part), "{part} is not in {}", ran.err);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_served_by_a_configuration_with_mistakes() {
+    let files = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let file = files.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file.display().to_string()
+    };
+    write("good.yaml", CONFIG);
+    let rate = write(
+        "rate.yaml",
+        "domain: a\ndescriptors:\n  - key: k\n    limits:\n      - { name: n, rate: 5/fortnight }\n      - { name: m, rate: 5/minute, brust: 7 }\n",
+    );
+    let syntax = write("syntax.yaml", "domain: b\ndescriptors: [\n");
+    let directory = files.path().display().to_string();
+    let ran = run(&[
+        "serve",
+        "--config",
+        &directory,
+        "--grpc-addr=127.0.0.1:0",
+        "--http-addr=127.0.0.1:0",
+    ]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    for place in [
+        format!("{rate}:5:"),
+        format!("{rate}:6:"),
+        format!("{syntax}:"),
+    ] {
+        assert!(ran.err.contains(&place), "{place} is not in {}", ran.err);
+    }
+    assert!(!ran.err.contains("listening"), "{}", ran.err);
+
+    let nothing = tempfile::tempdir().unwrap();
+    let directory = nothing.path().display().to_string();
+    let ran = run(&[
+        "serve",
+        "--config",
+        &directory,
+        "--grpc-addr=127.0.0.1:0",
+        "--http-addr=127.0.0.1:0",
+    ]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.err.contains("no configuration files"), "{}", ran.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_that_redis_forgot_are_brought_back_unnoticed() {
+    let redis = RedisServer::start();
+    let (config, store) = (config(CONFIG), format!("--store={}", redis.url()));
+    let tollgate = Tollgate::serve(&[&config.flag, &store, "--store-timeout=5s"]);
+    let client = connect(&tollgate).await;
+    let mut left = remaining(&until_decided(&client, "deny").await).unwrap();
+    for _ in 0..5 {
+        redis.command::<()>(&["SCRIPT", "FLUSH"]);
+        left -= 1;
+        assert_eq!(remaining(&ask(&client, asked("deny")).await), Some(left));
+    }
+    assert_eq!(tollgate.lines_with("WARN"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_restarted_is_found_again() {
+    let redis = RedisServer::start();
+    let (config, store) = (config(CONFIG), format!("--store={}", redis.url()));
+    let tollgate = Tollgate::serve(&[&config.flag, &store, "--store-timeout=1s"]);
+    let client = connect(&tollgate).await;
+    until_decided(&client, "deny").await;
+    // Nobody asked while it was away, and so nobody notices that it was.
+    for _ in 0..3 {
+        redis.restart();
+        let answer = ask(&client, asked("deny")).await;
+        assert_eq!(remaining(&answer), Some(999_999));
+    }
+    assert_eq!(tollgate.lines_with("did not answer"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_redis_each_limit_answers_its_own_way_and_soon() {
+    let redis = RedisServer::start();
+    let (config, store) = (config(CONFIG), format!("--store={}", redis.url()));
+    let tollgate = Tollgate::serve(&[&config.flag, &store]);
+    let connection = channel(tollgate.grpc).await;
+    let client = Client::new(connection.clone());
+    until_health(&connection, Serving).await;
+
+    let ways: [(fn(&RedisServer), fn(&RedisServer)); 2] = [
+        (RedisServer::stop, RedisServer::restart),
+        (RedisServer::pause, RedisServer::resume),
+    ];
+    for (gone, back) in ways {
+        until_decided(&client, "deny").await;
+        gone(&redis);
+        let begun = clock::instant();
+        for _ in 0..20 {
+            for (key, passes) in [("allow", true), ("deny", false)] {
+                let began = clock::instant();
+                let answer = ask(&client, asked(key)).await;
+                let took = began.elapsed();
+                assert_eq!(admitted(&answer), passes, "{key}");
+                assert_eq!(remaining(&answer), None);
+                assert!(took < SOON, "{key} took {took:?}");
+            }
+        }
+        until_health(&connection, NotServing).await;
+
+        // Many at once are many answers, and few lines: one a second and what readiness says.
+        let before = tollgate.lines_with("WARN");
+        let burst = (0..1_000).flat_map(|_| ["allow", "deny"]);
+        let calls: tokio::task::JoinSet<bool> = burst
+            .map(|key| {
+                let client = client.clone();
+                async move { admitted(&ask(&client, asked(key)).await) == (key == "allow") }
+            })
+            .collect();
+        assert!(calls.join_all().await.into_iter().all(|right| right));
+        let lines = tollgate.lines_with("WARN") - before;
+        let seconds = begun.elapsed().as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "a handful")]
+        let per_second = lines as f64 / (seconds + 1.0);
+        assert!(per_second <= 3.0, "{lines} warnings in {seconds:.1} s");
+        assert!(tollgate.lines_with("did not answer") > 0);
+
+        back(&redis);
+        until_health(&connection, Serving).await;
+        until_decided(&client, "deny").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_comes_later_is_waited_for() {
+    let redis = RedisServer::start();
+    redis.stop();
+    let (config, store) = (config(CONFIG), format!("--store={}", redis.url()));
+    let tollgate = Tollgate::serve(&[&config.flag, &store]);
+    let connection = channel(tollgate.grpc).await;
+    assert_eq!(health(&connection).await, NotServing);
+    let client = Client::new(connection.clone());
+    assert!(!admitted(&ask(&client, asked("deny")).await));
+    redis.restart();
+    until_health(&connection, Serving).await;
+    until_decided(&client, "deny").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_password_of_the_store_is_shown_to_nobody() {
+    const PASSWORD: &str = "hunter2sesame";
+    let nobody = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let config = config(CONFIG);
+    let store = format!("redis://me:{PASSWORD}@{nobody}");
+    let mut serving = Tollgate::serve(&[&config.flag, "--store", &store, "--log-level=trace"]);
+    let client = connect(&serving).await;
+    assert!(!admitted(&ask(&client, asked("deny")).await));
+    serving.wait_for_line(|line| line.contains("not ready"));
+    serving.signal("-INT");
+    serving.ended(PATIENCE);
+    assert!(!serving.log().contains(PASSWORD), "{}", serving.log());
+
+    // The right scheme with a wrong rest, a wrong scheme, and none at all.
+    for wrong in [
+        "redis://me:{}@h:port",
+        "redis://me:{}@",
+        "valkey://me:{}@h",
+        "me:{}@h",
+    ] {
+        let store = wrong.replace("{}", PASSWORD);
+        for ran in [
+            run(&[
+                "serve",
+                "--store",
+                &store,
+                "--grpc-addr=127.0.0.1:0",
+                "--http-addr=127.0.0.1:0",
+            ]),
+            Ran::of(
+                tollgate()
+                    .args([
+                        "serve",
+                        "--grpc-addr=127.0.0.1:0",
+                        "--http-addr=127.0.0.1:0",
+                    ])
+                    .env("TOLLGATE_STORE", &store),
+            ),
+        ] {
+            assert_eq!(ran.code, Some(2), "{wrong}: {ran:?}");
+            assert!(ran.err.contains("--store"), "{wrong}: {}", ran.err);
+            let shown = ran.out + &ran.err;
+            assert!(!shown.contains(PASSWORD), "{wrong}: {shown}");
+        }
+    }
+    let help = Ran::of(
+        tollgate()
+            .args(["serve", "--help"])
+            .env("TOLLGATE_STORE", &store),
+    );
+    assert_eq!(help.code, Some(0));
+    assert!(!help.out.contains(PASSWORD), "{}", help.out);
+}

@@ -1,0 +1,187 @@
+//! Many replicas, one limit: what all of them admit together is the limit, to the last hit.
+//!
+//! Up to 2,000 calls are under way at one moment, from 16 connections spread over the replicas.
+//! The limits refill so slowly that nothing comes back while a test runs.
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test's scaffolding fails the test where it stands"
+)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use crate::support::redis::RedisServer;
+use crate::support::rls::{Client, admitted, ask, connect, descriptor, request};
+use crate::support::served::Tollgate;
+
+const LIMIT: u64 = 500;
+const CALLS: usize = 2_000;
+/// Where the limit is reached sooner, or was reached in another way before.
+const FEWER: usize = 600;
+const CONNECTIONS: usize = 16;
+
+/// The same limit as a bucket and as a budget, told apart by the value. A store that is slow must
+/// not make callers pass.
+const CONFIG: &str = "
+domain: fleet
+defaults: { on_store_error: deny }
+descriptors:
+  - key: pool
+    limits: [{ name: pool, rate: 500/year, cost: hits }]
+  - key: budget
+    rate_limit: { unit: year, requests_per_unit: 500 }
+";
+
+struct Fleet {
+    replicas: Vec<Tollgate>,
+    clients: Vec<Client>,
+    _files: TempDir,
+}
+
+impl Fleet {
+    async fn start(replicas: usize, store: &str) -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let config = files.path().join("fleet.yaml");
+        std::fs::write(&config, CONFIG).unwrap();
+        let config = format!("--config={}", config.display());
+        let store = format!("--store={store}");
+        let replicas: Vec<Tollgate> = (0..replicas)
+            // Each answer has to come from the store, however busy the machine is.
+            .map(|_| Tollgate::serve(&[&config, &store, "--store-timeout=15s"]))
+            .collect();
+        let mut clients = Vec::new();
+        for replica in replicas.iter().cycle().take(CONNECTIONS) {
+            clients.push(connect(replica).await);
+        }
+        Self {
+            replicas,
+            clients,
+            _files: files,
+        }
+    }
+
+    /// How many of so many calls are admitted, each costing `addend`.
+    async fn admitted(
+        &self,
+        calls: usize,
+        (key, value): (&'static str, &'static str),
+        addend: u64,
+    ) -> usize {
+        let under_way = Arc::new(AtomicUsize::new(0));
+        let most = Arc::new(AtomicUsize::new(0));
+        let mut asking = JoinSet::new();
+        for client in self.clients.iter().cycle().take(calls) {
+            let client = client.clone();
+            let (under_way, most) = (Arc::clone(&under_way), Arc::clone(&most));
+            asking.spawn(async move {
+                let asked = request("fleet", [descriptor(&[(key, value)], Some(addend))]);
+                let now = under_way.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(now, Ordering::SeqCst);
+                let answer = ask(&client, asked).await;
+                under_way.fetch_sub(1, Ordering::SeqCst);
+                admitted(&answer)
+            });
+        }
+        let answers = asking.join_all().await;
+        assert_eq!(answers.len(), calls);
+        let most = most.load(Ordering::SeqCst);
+        assert!(most > calls / 4, "only {most} calls were under way at once");
+        answers.into_iter().filter(|admitted| *admitted).count()
+    }
+
+    /// What all calls on one connection after another are answered.
+    async fn all_refuse(&self, key: &str, value: &str, addend: u64) {
+        for client in &self.clients {
+            let asked = request("fleet", [descriptor(&[(key, value)], Some(addend))]);
+            let answer = ask(client, asked).await;
+            assert!(!admitted(&answer), "admitted after all was spent");
+        }
+    }
+}
+
+fn exactly(cost: u64) -> usize {
+    usize::try_from(LIMIT / cost).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_replicas_on_one_redis_admit_the_limit_and_no_more() {
+    let redis = RedisServer::start();
+    let fleet = Fleet::start(4, &redis.url()).await;
+    redis.command::<()>(&["CONFIG", "RESETSTAT"]);
+    assert_eq!(fleet.admitted(CALLS, ("pool", "ones"), 1).await, exactly(1));
+
+    // The replicas did meet: Redis got fewer calls than were made, from every one of them.
+    let calls = script_calls(&redis);
+    assert!(
+        (4..CALLS).contains(&calls),
+        "{calls} scripts for {CALLS} calls"
+    );
+    assert_eq!(connected(&redis), fleet.replicas.len());
+
+    assert_eq!(
+        fleet.admitted(FEWER, ("pool", "sevens"), 7).await,
+        exactly(7)
+    );
+    assert_eq!(
+        fleet.admitted(FEWER, ("budget", "ones"), 1).await,
+        exactly(1)
+    );
+    assert_eq!(
+        fleet.admitted(FEWER, ("budget", "sevens"), 7).await,
+        exactly(7)
+    );
+
+    // What is left of 500 after 71 sevens is three: enough for three ones, from any replica.
+    let mut ones = 0;
+    for client in &fleet.clients {
+        let asked = request("fleet", [descriptor(&[("pool", "sevens")], Some(1))]);
+        ones += usize::from(admitted(&ask(client, asked).await));
+    }
+    assert_eq!(ones, 3);
+    fleet.all_refuse("pool", "ones", 1).await;
+    fleet.all_refuse("budget", "ones", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_process_in_memory_admits_the_limit_and_no_more() {
+    let fleet = Fleet::start(1, "memory").await;
+    assert_eq!(fleet.admitted(CALLS, ("pool", "ones"), 1).await, exactly(1));
+    assert_eq!(
+        fleet.admitted(FEWER, ("pool", "sevens"), 7).await,
+        exactly(7)
+    );
+    assert_eq!(
+        fleet.admitted(FEWER, ("budget", "ones"), 1).await,
+        exactly(1)
+    );
+    assert_eq!(
+        fleet.admitted(FEWER, ("budget", "sevens"), 7).await,
+        exactly(7)
+    );
+    fleet.all_refuse("pool", "ones", 1).await;
+}
+
+/// How many scripts Redis ran.
+fn script_calls(redis: &RedisServer) -> usize {
+    let stats: String = redis.command(&["INFO", "commandstats"]);
+    stats
+        .lines()
+        .find_map(|line| {
+            let (_, rest) = line
+                .strip_prefix("cmdstat_evalsha:")?
+                .split_once("calls=")?;
+            rest.split_once(',')?.0.parse().ok()
+        })
+        .unwrap_or_else(|| panic!("no scripts in {stats}"))
+}
+
+/// How many clients have run scripts on connections that they still hold.
+fn connected(redis: &RedisServer) -> usize {
+    let clients: String = redis.command(&["CLIENT", "LIST"]);
+    let ours = |line: &&str| line.contains("cmd=evalsha") || line.contains("cmd=ping");
+    clients.lines().filter(ours).count()
+}
