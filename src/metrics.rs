@@ -9,8 +9,6 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
-use crate::store::StoreError;
-
 /// Upper bounds in seconds, for times between some 50 µs and 50 ms.
 const TIMES: [f64; 13] = [
     0.000_025, 0.000_05, 0.000_1, 0.000_2, 0.000_4, 0.000_8, 0.001_6, 0.003_2, 0.006_4, 0.012_5,
@@ -44,6 +42,8 @@ pub struct Metrics {
     pub reservations_opened: IntCounter,
     /// Reservations that nobody settled in time.
     pub reservations_expired: IntCounter,
+    /// Whether the store answered when it was last asked, about every second.
+    pub store_up: IntGauge,
     /// Reservations waiting for their settlement.
     pub reservations_open: IntGauge,
     /// When the newest configuration was loaded.
@@ -191,6 +191,10 @@ impl Metrics {
                 "tollgate_reservations_expired_total",
                 "Reservations that expired without a report, as found by this process.",
             )?,
+            store_up: made.gauge(
+                "tollgate_store_up",
+                "1 while the store answers, 0 while it does not.",
+            )?,
             reservations_open: made.gauge(
                 "tollgate_reservations_open",
                 "Reservations in the store that wait for their settlement.",
@@ -207,9 +211,6 @@ impl Metrics {
                 .const_label("version", env!("CARGO_PKG_VERSION")),
         )?;
         build.set(1);
-        for kind in StoreError::KINDS {
-            metrics.store_errors.with_label_values(&[kind]);
-        }
         for result in ["success", "error"] {
             metrics.config_loads.with_label_values(&[result]);
         }
@@ -246,7 +247,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a report from `source` (`envoy`, `grpc`, `http`).
+    /// Counts a report from `source` (`envoy`, `api`).
     pub fn count_report(&self, source: &'static str, result: ReportLabel) {
         self.reports
             .with_label_values(&[source, result.name()])
@@ -259,8 +260,15 @@ impl Metrics {
     }
 
     /// Counts an operation that the store did not answer.
-    pub fn count_store_error(&self, error: &StoreError) {
-        self.store_errors.with_label_values(&[error.kind()]).inc();
+    pub fn count_store_error(&self, kind: &'static str) {
+        self.store_errors.with_label_values(&[kind]).inc();
+    }
+
+    /// Has the series of these kinds of store errors told although none happened yet.
+    pub fn expect_store_errors(&self, kinds: &[&str]) {
+        for kind in kinds {
+            self.store_errors.with_label_values(&[*kind]);
+        }
     }
 
     /// Counts a reservation that ended by a report.

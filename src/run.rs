@@ -288,21 +288,28 @@ async fn watch_readiness(
     shutdown: Shutdown,
 ) {
     let mut interval = tokio::time::interval(READINESS);
-    let mut was_ready = None;
+    let mut was_up = None;
     while !shutdown.is_leaving() {
         // Redis may keep us waiting for longer than whoever ends us.
-        let state = tokio::select! {
+        let answered = tokio::select! {
             () = shutdown.leaving() => break,
-            state = service.ready() => state,
+            answered = service.ping() => answered,
         };
-        let ready = state.is_ok();
-        if was_ready != Some(ready) {
-            match state {
-                Ok(()) => tracing::info!("ready"),
-                Err(reason) => tracing::warn!(reason, "not ready"),
+        let up = answered.is_ok();
+        if was_up != Some(up) {
+            match answered {
+                Ok(()) => tracing::info!("the store answers"),
+                Err(error) => {
+                    tracing::warn!(%error, "the store does not answer: on_store_error decides");
+                }
             }
-            was_ready = Some(ready);
+            was_up = Some(up);
         }
+        // Does not ask again where it has answered once.
+        let ready = tokio::select! {
+            () = shutdown.leaving() => break,
+            state = service.ready() => state.is_ok(),
+        };
         if ready {
             health.ready();
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::builder::TypedValueParser;
+use clap::builder::{BoolishValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, Args, Parser, Subcommand, ValueEnum};
 use secrecy::SecretString;
@@ -53,7 +53,7 @@ pub struct ServeArgs {
     pub config: Vec<PathBuf>,
 
     /// Let several files describe one domain together.
-    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS")]
+    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS", value_parser = BoolishValueParser::new())]
     pub merge_domains: bool,
 
     /// Where buckets live: `memory`, or redis://[USER:PASSWORD@]HOST:PORT[/DB], or rediss://… for
@@ -133,7 +133,7 @@ pub struct CheckArgs {
     pub paths: Vec<PathBuf>,
 
     /// Let several files describe one domain together.
-    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS")]
+    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS", value_parser = BoolishValueParser::new())]
     pub merge_domains: bool,
 }
 
@@ -152,7 +152,7 @@ pub struct ExplainArgs {
     pub entries: Vec<(String, String)>,
 
     /// Let several files describe one domain together.
-    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS")]
+    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS", value_parser = BoolishValueParser::new())]
     pub merge_domains: bool,
 }
 

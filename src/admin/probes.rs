@@ -1,8 +1,8 @@
 //! Probes: whether the process should get requests.
 //!
-//! Ready means that the composition said so *and* that there are rules and a store that answers
-//! now. The store is asked on every probe, with a bound: a probe that hangs is worse than one that
-//! fails.
+//! Ready means that the composition said so *and* that there are rules and a store that answered
+//! once. Until it has, it is asked on every probe, with a bound: a probe that hangs is worse than
+//! one that fails.
 
 use std::time::Duration;
 
@@ -32,12 +32,19 @@ pub(super) async fn healthcheck(State(edge): State<Edge>) -> (StatusCode, &'stat
 }
 
 impl Edge {
+    /// Draining needs no further reason; what is missing to a start is told.
     async fn ready(&self) -> Result<(), String> {
-        match self.health.stage() {
-            Stage::Ready => tokio::time::timeout(PROBE_TIME, self.service.ready())
-                .await
-                .unwrap_or_else(|_| Err("the store does not answer".to_owned())),
-            stage @ (Stage::Starting | Stage::Draining) => Err(stage.name().to_owned()),
+        let stage = self.health.stage();
+        if stage == Stage::Draining {
+            return Err(stage.name().to_owned());
+        }
+        let answered = tokio::time::timeout(PROBE_TIME, self.service.ready())
+            .await
+            .unwrap_or_else(|_| Err("the store does not answer".to_owned()));
+        match (stage, answered) {
+            (Stage::Starting, Ok(())) => Err(stage.name().to_owned()),
+            (Stage::Starting, Err(reason)) => Err(format!("{}: {reason}", stage.name())),
+            (_, answered) => answered,
         }
     }
 }

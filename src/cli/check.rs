@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::config::{self, Library};
 use crate::rules::Domain;
+use crate::service::CONTROL_PREFIX;
 use crate::settings::{CheckArgs, ExplainArgs};
 
 /// Prints every mistake, or what was loaded.
@@ -47,9 +48,11 @@ pub fn explain(args: &ExplainArgs) -> ExitCode {
         Ok(domain) => domain,
         Err(problem) => return super::fail(&problem),
     };
+    // Control entries take no part in matching.
     let entries: Vec<(&str, &str)> = args
         .entries
         .iter()
+        .filter(|(key, _)| !key.starts_with(CONTROL_PREFIX))
         .map(|(key, value)| (key.as_str(), value.as_str()))
         .collect();
     print!("{}", config::explain(domain, &entries));

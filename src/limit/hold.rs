@@ -50,9 +50,7 @@ impl HeldCharge {
             Settlement::Settle(Usage::Measured(counts)) if tokens => self
                 .fixed
                 .saturating_add(self.formula.cost_of_tokens(counts)),
-            Settlement::Settle(Usage::Total(total)) if tokens || self.formula.counts_hits() => {
-                self.fixed.saturating_add(total)
-            }
+            Settlement::Settle(Usage::Total(total)) if tokens => self.fixed.saturating_add(total),
             Settlement::Settle(Usage::Missing)
                 if tokens && self.missing_usage == MissingUsage::Release =>
             {

@@ -1,5 +1,8 @@
 //! A request wants in, or wants to know whether it would get in.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::answer::Answer;
 use super::control::{Control, Phase};
 use super::ids::id_of_retry;
@@ -11,12 +14,20 @@ use super::{Service, report};
 use crate::clock;
 use crate::limit::{Effect, HeldCharge, Mode};
 use crate::rules::OnStoreError;
-use crate::store::{
-    Admission, Charges, Hold, HoldKey, Record, RecordedCharge, StoreError, Verdict,
-};
+use crate::store::{Admission, Charges, Hold, HoldKey, Record, RecordedCharge, Verdict};
 
 /// How long the same request may come again where nothing else has to be remembered of it.
-const RETRY_TIME: std::time::Duration = std::time::Duration::from_secs(60);
+const RETRY_TIME: Duration = Duration::from_mins(1);
+
+/// What the caller is told when the store does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Undecided {
+    /// What `on_store_error` says. A request that is let through keeps its charges, should they
+    /// have been made after all.
+    ByPolicy,
+    /// That it failed. Charges that were made after all are given back.
+    AsError,
+}
 
 impl Service {
     /// Answers a request of Envoy's, whatever its phase.
@@ -32,18 +43,27 @@ impl Service {
     }
 
     async fn answer(&self, request: &Request<'_>) -> Result<Answer, RequestError> {
-        request.check()?;
+        match request.check() {
+            Ok(()) => {}
+            // A client can make its headers long, and an error would let it pass wherever Envoy
+            // fails open.
+            Err(error @ RequestError::TextTooLong) => {
+                self.invalid(&error, request.domain);
+                return Ok(Answer::refused(request.descriptors.len()));
+            }
+            Err(error) => return Err(error),
+        }
         let Some(policy) = self.policy(request.domain)? else {
             return Ok(Answer::unlimited(request.descriptors.len()));
         };
         let control = Control::of(request)?;
         match control.phase {
             Phase::Admit => {
-                let outcome = self.admit(&policy, request, &control, Mode::Apply).await?;
+                let outcome = self.decide(&policy, request, &control, Mode::Apply).await?;
                 Ok(Answer::of(outcome, &policy.domain.answer))
             }
             Phase::Peek => {
-                let outcome = self.admit(&policy, request, &control, Mode::Peek).await?;
+                let outcome = self.decide(&policy, request, &control, Mode::Peek).await?;
                 Ok(Answer::of(outcome, &policy.domain.answer))
             }
             Phase::Report => {
@@ -55,6 +75,17 @@ impl Service {
         }
     }
 
+    async fn decide<'p>(
+        &self,
+        policy: &'p Policy,
+        request: &Request<'_>,
+        control: &Control<'_>,
+        mode: Mode,
+    ) -> Result<Outcome<'p>, RequestError> {
+        self.admit(policy, request, control, mode, Undecided::ByPolicy)
+            .await
+    }
+
     /// Decides over an admission.
     pub(super) async fn admit<'p>(
         &self,
@@ -62,6 +93,7 @@ impl Service {
         request: &Request<'_>,
         control: &Control<'_>,
         mode: Mode,
+        undecided: Undecided,
     ) -> Result<Outcome<'p>, RequestError> {
         let plan = Plan::of(&policy.domain, request, control)?;
         if plan
@@ -70,11 +102,15 @@ impl Service {
             .any(|descriptor| descriptor.bad_count)
         {
             self.metrics().count_invalid_request("bad_count");
-            policy.metrics.over_limit.inc();
+            if mode == Mode::Apply {
+                policy.metrics.over_limit.inc();
+            }
             return Ok(Outcome::undecided(plan, Verdict::Refused, false));
         }
         if plan.charges.is_empty() {
-            policy.metrics.ok.inc();
+            if mode == Mode::Apply {
+                policy.metrics.ok.inc();
+            }
             return Ok(Outcome::undecided(plan, Verdict::Admitted, false));
         }
         let deny = plan.charges.iter().any(|planned| {
@@ -89,12 +125,11 @@ impl Service {
             Mode::Apply => self.hold(policy, request, control, &plan, &charges),
             Mode::Peek => (None, None),
         };
-        let held = hold.is_some();
         let admission = Admission {
             charges,
             mode,
             hold,
-            keep_when_late: !deny,
+            keep_when_late: !deny && undecided == Undecided::ByPolicy,
         };
 
         let begun = clock::instant();
@@ -104,9 +139,9 @@ impl Service {
         match decided {
             Ok(decision) => {
                 let reservation = reservation.filter(|_| decision.verdict != Verdict::Refused);
-                let outcome = Outcome::decided(plan, &decision, reservation);
+                let outcome = Outcome::decided(plan, &decision, mode, reservation);
                 if mode == Mode::Apply {
-                    if held && decision.verdict == Verdict::Admitted {
+                    if outcome.reservation.is_some() && decision.verdict == Verdict::Admitted {
                         self.metrics().reservations_opened.inc();
                     }
                     count(policy, &outcome);
@@ -114,7 +149,10 @@ impl Service {
                 Ok(outcome)
             }
             Err(error) => {
-                self.undecided(&error, policy, deny);
+                self.store_failed(&error);
+                if mode == Mode::Apply {
+                    policy.without_store(deny).inc();
+                }
                 let result = if deny {
                     Verdict::Refused
                 } else {
@@ -122,15 +160,6 @@ impl Service {
                 };
                 Ok(Outcome::undecided(plan, result, true))
             }
-        }
-    }
-
-    fn undecided(&self, error: &StoreError, policy: &Policy, deny: bool) {
-        self.store_failed(error);
-        if deny {
-            policy.metrics.denied_without_store.inc();
-        } else {
-            policy.metrics.allowed_without_store.inc();
         }
     }
 
@@ -159,16 +188,13 @@ impl Service {
         };
         let handed_out = settles || control.id.is_some();
         let record = Record {
-            domain: policy.name.clone(),
+            domain: Arc::clone(&policy.name),
             charges: plan
                 .charges
                 .iter()
                 .map(|planned| RecordedCharge {
                     key: planned.key,
-                    label: policy
-                        .series(&planned.limit, planned.is_override())
-                        .0
-                        .clone(),
+                    label: policy.label(&planned.limit, planned.is_override()),
                     held: HeldCharge {
                         limit: planned.terms,
                         amount: u64::try_from(planned.cost.amount).unwrap_or(0),
@@ -187,6 +213,7 @@ impl Service {
             } else {
                 RETRY_TIME
             },
+            only_tells_retries: !handed_out,
             record,
         };
         (Some(hold), handed_out.then_some(id))
@@ -204,9 +231,11 @@ fn count(policy: &Policy, outcome: &Outcome<'_>) {
     }
     for limit in &outcome.limits {
         let (_, series) = policy.series(&limit.limit, limit.is_override());
+        // A quota that is over while another one has room refuses nobody.
+        let refuses = limit.over && outcome.refused();
         if limit.fits {
             series.admitted.inc();
-        } else if limit.over {
+        } else if refuses {
             series.refused.inc();
             series
                 .hits_refused
@@ -216,7 +245,7 @@ fn count(policy: &Policy, outcome: &Outcome<'_>) {
         }
         if limit.charged < 0 {
             series.hits_refunded.inc_by(limit.charged.unsigned_abs());
-        } else if limit.fits {
+        } else if !refuses {
             series.hits_admitted.inc_by(limit.charged.unsigned_abs());
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::outcome::{LimitOutcome, Outcome};
 use super::{body, headers};
 use crate::rules::{AnswerStyle, BodyStyle, Metadata, Unit};
+use crate::store::Verdict;
 
 /// The answer to one request.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -53,6 +54,19 @@ impl Answer {
     pub fn unlimited(descriptors: usize) -> Self {
         Self {
             statuses: vec![Status::default(); descriptors],
+            ..Self::default()
+        }
+    }
+
+    /// The answer that refuses every descriptor, whatever its limits.
+    pub(super) fn refused(descriptors: usize) -> Self {
+        let status = Status {
+            over_limit: true,
+            ..Status::default()
+        };
+        Self {
+            over_limit: true,
+            statuses: vec![status; descriptors],
             ..Self::default()
         }
     }
@@ -109,7 +123,11 @@ fn metadata(outcome: Outcome<'_>) -> Vec<(&'static str, String)> {
             .limits
             .iter()
             .filter(|limit| limit.limit.formula.counts_tokens())
-            .map(|limit| limit.charged)
+            .map(|limit| match outcome.result {
+                // Charged when it came first.
+                Verdict::Repeated => limit.amount,
+                _ => limit.charged,
+            })
             .max();
         metadata.extend(reserved.map(|reserved| ("reserved", reserved.max(0).to_string())));
     }
@@ -142,7 +160,7 @@ fn limit_status(outcome: &LimitOutcome<'_>) -> LimitStatus {
     let per_unit =
         u128::from(rate.amount()) * unit.period().as_micros() / u128::from(rate.period_micros());
     LimitStatus {
-        name: outcome.limit.name.clone(),
+        name: headers::quotable(&outcome.limit.name),
         requests_per_unit: u32::try_from(per_unit).unwrap_or(u32::MAX),
         unit,
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::Service;
-use super::control::Control;
+use super::admission::Undecided;
+use super::control::{Control, without_control};
 use super::outcome::LimitOutcome;
 use super::policy::Policy;
 use super::report::Source;
@@ -178,7 +179,9 @@ impl Service {
             counts,
             ..Control::default()
         };
-        let outcome = self.admit(&policy, &request, &control, Mode::Apply).await?;
+        let outcome = self
+            .admit(&policy, &request, &control, Mode::Apply, Undecided::AsError)
+            .await?;
         if outcome.without_store {
             return Err(ApiError::StoreUnavailable);
         }
@@ -263,19 +266,20 @@ impl Service {
         let rule = target
             .descriptors
             .first()
-            .and_then(|entries| policy.domain.find(entries, &mut String::new()))
+            .map(|entries| without_control(entries))
+            .and_then(|entries| policy.domain.find(&entries, &mut String::new()))
             .map(|found| found.rule.path.clone());
-        let outcome = self.admit(&policy, &request, &control, Mode::Peek).await?;
+        let outcome = self
+            .admit(&policy, &request, &control, Mode::Peek, Undecided::AsError)
+            .await?;
         if outcome.without_store {
             return Err(ApiError::StoreUnavailable);
         }
         let buckets: Vec<BucketView> = outcome
             .limits
             .iter()
-            .map(|limit| BucketView {
-                charged: 0,
-                ..view(&policy, limit)
-            })
+            .filter(|limit| limit.descriptor == 0)
+            .map(|limit| view(&policy, limit))
             .collect();
         let keys: Vec<BucketKey> = buckets.iter().map(|bucket| bucket.key).collect();
         let held = self.0.store.held(&keys).await.map_err(|error| {

@@ -49,7 +49,7 @@ fn message(outcome: &Outcome<'_>) -> String {
         .iter()
         .any(|descriptor| descriptor.bad_count)
     {
-        return "The request states a cost that is no number from 0 to 1000000000.".to_owned();
+        return "The request states a count that is no number, or too large a one.".to_owned();
     }
     let Some(limit) = outcome.deciding() else {
         return "The rate limit cannot be checked at the moment.".to_owned();

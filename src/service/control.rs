@@ -6,8 +6,11 @@
 //! client's header, and an error would let that client pass wherever Envoy fails open. So a bad
 //! count refuses the request instead.
 
+use smallvec::SmallVec;
+
 use super::request::{MAX_ADDEND, Request, RequestError};
 use crate::limit::{MAX_MEASURED, Measure};
+use crate::rules::Entry;
 
 /// What control entries start with.
 pub const PREFIX: &str = "tollgate.";
@@ -41,9 +44,10 @@ pub enum Phase {
     Report,
 }
 
-/// Whether an entry with this key is a control entry.
-pub(super) fn is_control(key: &str) -> bool {
-    key.starts_with(PREFIX)
+/// The entries that take part in matching.
+pub(super) fn without_control<'a>(entries: &[Entry<'a>]) -> SmallVec<[Entry<'a>; 8]> {
+    let matched = |(key, _): &&Entry<'a>| !key.starts_with(PREFIX);
+    entries.iter().filter(matched).copied().collect()
 }
 
 impl<'a> Control<'a> {
@@ -72,6 +76,15 @@ impl<'a> Control<'a> {
             if let Some(measure) = measure
                 && let Some(addend) = descriptor.hits_addend
             {
+                if descriptor.refund {
+                    let key = "tollgate.measure";
+                    let name = measure.name();
+                    return Err(unknown(
+                        key,
+                        name,
+                        "a measure counts what was used, no refunds",
+                    ));
+                }
                 if addend > MAX_ADDEND {
                     control.bad_count = true;
                 } else {

@@ -42,7 +42,7 @@ fn retry_after(outcome: &Outcome<'_>, headers: &mut Vec<Header>) {
 /// each limit; what remains and in how many seconds it resets.
 fn ietf(outcome: &Outcome<'_>, headers: &mut Vec<Header>) {
     let (mut policy, mut state) = (String::new(), String::new());
-    for limit in &outcome.limits {
+    for limit in outcome.told() {
         if !policy.is_empty() {
             policy.push_str(", ");
             state.push_str(", ");
@@ -77,8 +77,7 @@ fn open_ai(outcome: &Outcome<'_>, headers: &mut Vec<Header>) {
     ];
     for (names, tokens) in [(REQUESTS, false), (TOKENS, true)] {
         let of_kind = outcome
-            .limits
-            .iter()
+            .told()
             .filter(|limit| limit.limit.formula.counts_tokens() == tokens);
         if let Some(limit) = smallest(of_kind) {
             let [limit_name, remaining, reset] = names;
@@ -133,10 +132,7 @@ fn anthropic(outcome: &Outcome<'_>, headers: &mut Vec<Header>) {
         ),
     ];
     for (kind, [limit_name, remaining, reset]) in KINDS {
-        let of_kind = outcome
-            .limits
-            .iter()
-            .filter(|limit| Kind::of(limit) == kind);
+        let of_kind = outcome.told().filter(|limit| Kind::of(limit) == kind);
         if let Some(limit) = smallest(of_kind) {
             headers.push((limit_name, limit.terms.burst.to_string()));
             headers.push((remaining, limit.remaining().to_string()));
@@ -221,6 +217,13 @@ pub(super) fn clean(text: &str) -> String {
     text.chars()
         .map(|c| if safe(c) { c } else { '_' })
         .collect()
+}
+
+/// A name that Envoy puts between quotes in a header of its own, as it is: without what would end
+/// the quotes or the header.
+pub(super) fn quotable(name: &str) -> String {
+    let unsafe_there = |c: char| c.is_control() || c == '"' || c == '\\';
+    name.replace(unsafe_there, "_")
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod request;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -65,6 +66,8 @@ struct Inner {
     metrics: Metrics,
     options: Options,
     ids: Ids,
+    /// Whether the store ever answered.
+    store_seen: AtomicBool,
     store_errors: Throttle,
     invalid_requests: Throttle,
 }
@@ -72,12 +75,14 @@ struct Inner {
 impl Service {
     /// A service with no domains yet.
     pub fn new(store: Store, metrics: Metrics, options: Options) -> Self {
+        metrics.expect_store_errors(&StoreError::KINDS);
         Self(Arc::new(Inner {
             store,
             policies: ArcSwap::default(),
             metrics,
             options,
             ids: Ids::default(),
+            store_seen: AtomicBool::new(false),
             store_errors: Throttle::new(Duration::from_secs(1)),
             invalid_requests: Throttle::new(Duration::from_secs(1)),
         }))
@@ -99,12 +104,29 @@ impl Service {
         &self.0.metrics
     }
 
-    /// Whether there are rules and the store answers.
+    /// Whether requests should come: there are rules, and the store has answered once.
+    ///
+    /// Not whether it answers now: when it is away, `on_store_error` says what to do, and it only
+    /// can while we are asked. If all replicas called themselves unready, Envoy would have nobody
+    /// to ask and would let everything pass.
     pub async fn ready(&self) -> Result<(), String> {
-        if self.0.policies.load().is_empty() {
+        if !self.0.policies.load().is_installed() {
             return Err(RequestError::NotConfigured.to_string());
         }
-        self.0.store.ping().await.map_err(|error| error.to_string())
+        if self.0.store_seen.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.ping().await.map_err(|error| error.to_string())
+    }
+
+    /// Whether the store answers now.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        let answered = self.0.store.ping().await;
+        self.0.metrics.store_up.set(i64::from(answered.is_ok()));
+        if answered.is_ok() {
+            self.0.store_seen.store(true, Ordering::Relaxed);
+        }
+        answered
     }
 
     /// What has to be done from time to time, about every ten seconds: counting reservations and
@@ -128,7 +150,7 @@ impl Service {
 
     fn policy(&self, domain: &str) -> Result<Option<Arc<Policy>>, RequestError> {
         let policies = self.0.policies.load();
-        if policies.is_empty() {
+        if !policies.is_installed() {
             return Err(RequestError::NotConfigured);
         }
         let policy = policies.get(domain).map(Arc::clone);
@@ -139,7 +161,7 @@ impl Service {
     }
 
     fn store_failed(&self, error: &StoreError) {
-        self.0.metrics.count_store_error(error);
+        self.0.metrics.count_store_error(error.kind());
         if let Some(suppressed) = self.0.store_errors.pass(clock::instant()) {
             tracing::warn!(%error, suppressed, "the store did not answer");
         }

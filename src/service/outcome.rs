@@ -5,7 +5,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::plan::{LimitRef, Plan};
-use crate::limit::{Bucket, Effect, Limit, Timestamp, WhenOver};
+use crate::limit::{Bucket, Effect, Limit, Mode, Timestamp, WhenOver};
 use crate::rules::{BucketKey, Metadata};
 use crate::store::{Decision, Verdict};
 
@@ -46,6 +46,7 @@ pub(super) struct LimitOutcome<'p> {
     pub(super) fits: bool,
     /// It does not fit, and that counts.
     pub(super) over: bool,
+    pub(super) effect: Effect,
     /// What is left; below zero, a debt.
     pub(super) level: i64,
     /// How long until it would fit; `None`: never. Zero where it fits.
@@ -59,18 +60,24 @@ impl<'p> Outcome<'p> {
     pub(super) fn decided(
         plan: Plan<'p>,
         decision: &Decision,
+        mode: Mode,
         reservation: Option<String>,
     ) -> Self {
         let now = decision.now;
+        let waits = waits(&plan, decision);
         let limits = plan
             .charges
             .into_iter()
             .zip(&decision.readings)
-            .map(|(planned, reading)| {
+            .zip(waits)
+            .map(|((planned, reading), wait)| {
                 let terms = planned.terms;
-                let over = !reading.fits && planned.effect != Effect::Shadow;
+                // What came before was admitted then, whether it would fit once more or not.
+                let fits = reading.fits || decision.verdict == Verdict::Repeated;
+                let over = !fits && planned.effect != Effect::Shadow;
                 let charged = match decision.verdict {
-                    Verdict::Admitted if reading.fits => planned.cost.amount,
+                    _ if mode == Mode::Peek => 0,
+                    Verdict::Admitted if fits => planned.cost.amount,
                     Verdict::Admitted | Verdict::Refused if terms.when_over == WhenOver::Charge => {
                         planned.cost.amount
                     }
@@ -82,14 +89,11 @@ impl<'p> Outcome<'p> {
                     key: planned.key,
                     amount: planned.cost.amount,
                     charged,
-                    fits: reading.fits,
+                    fits,
                     over,
+                    effect: planned.effect,
                     level: reading.bucket.level(&terms),
-                    wait: if reading.fits {
-                        Some(Duration::ZERO)
-                    } else {
-                        wait(&reading.bucket, &terms, planned.threshold, now)
-                    },
+                    wait: if fits { Some(Duration::ZERO) } else { wait },
                     until_full: reading.bucket.until_full(&terms, now),
                     limit: planned.limit,
                 }
@@ -153,19 +157,24 @@ impl<'p> Outcome<'p> {
         self.result == Verdict::Refused
     }
 
+    /// The limits that a client is told of: a shadowed one does not concern it.
+    pub(super) fn told(&self) -> impl Iterator<Item = &LimitOutcome<'p>> {
+        self.limits
+            .iter()
+            .filter(|limit| limit.effect != Effect::Shadow)
+    }
+
     /// The limit that decides: of those that are over, the one with the longest wait; else the one
     /// with the smallest share left.
     pub(super) fn deciding(&self) -> Option<&LimitOutcome<'p>> {
-        most_restrictive(self.limits.iter())
+        most_restrictive(self.told())
     }
 
-    /// The most restrictive limit of one descriptor.
+    /// The most restrictive limit of one descriptor; a shadowed one only where it has no other.
     pub(super) fn deciding_for(&self, descriptor: usize) -> Option<&LimitOutcome<'p>> {
-        most_restrictive(
-            self.limits
-                .iter()
-                .filter(|limit| limit.descriptor == descriptor),
-        )
+        let of_descriptor = |limit: &&LimitOutcome<'_>| limit.descriptor == descriptor;
+        most_restrictive(self.told().filter(of_descriptor))
+            .or_else(|| most_restrictive(self.limits.iter().filter(of_descriptor)))
     }
 
     /// How long until the request would be admitted; `None`: it was, or never will be.
@@ -178,10 +187,21 @@ impl<'p> Outcome<'p> {
         {
             return None;
         }
-        let over = self.limits.iter().filter(|limit| limit.over);
-        over.map(|limit| limit.wait)
-            .max_by_key(|wait| wait.unwrap_or(Duration::MAX))
-            .flatten()
+        let never = Duration::MAX;
+        let waits = |effect| {
+            self.limits
+                .iter()
+                .filter(move |limit| limit.over && limit.effect == effect)
+                .map(|limit| limit.wait.unwrap_or(never))
+        };
+        let is_quota = |limit: &&LimitOutcome<'_>| limit.effect == Effect::Quota;
+        let some_quota_fits = self.limits.iter().filter(is_quota).any(|limit| limit.fits);
+        // Quotas let the request pass as soon as one of them has room.
+        let quotas = waits(Effect::Quota).min().filter(|_| !some_quota_fits);
+        waits(Effect::Enforce)
+            .max()
+            .max(quotas)
+            .filter(|wait| *wait < never)
     }
 }
 
@@ -224,17 +244,34 @@ fn most_restrictive<'a, 'p: 'a>(
     })
 }
 
-/// A `rate_limit:` tells the end of its window whatever the cost, as envoyproxy/ratelimit does.
-fn wait(
-    bucket: &Bucket,
-    terms: &Limit,
-    threshold: Option<u64>,
-    now: Timestamp,
-) -> Option<Duration> {
-    if terms.when_over == WhenOver::Charge
-        && let Some(end) = Bucket::until_window_ends(terms, now)
-    {
-        return Some(end);
-    }
-    bucket.wait(terms, threshold, now)
+/// How long until each charge that does not fit would.
+///
+/// A charge waits for room beside the charges before it that take from the same bucket.
+fn waits(plan: &Plan<'_>, decision: &Decision) -> SmallVec<[Option<Duration>; 4]> {
+    let planned = plan.charges.iter().zip(&decision.readings).enumerate();
+    planned
+        .map(|(index, (planned, reading))| {
+            if reading.fits {
+                return Some(Duration::ZERO);
+            }
+            let terms = &planned.terms;
+            // A `rate_limit:` tells the end of its window whatever the cost, as
+            // envoyproxy/ratelimit does.
+            if terms.when_over == WhenOver::Charge
+                && let Some(end) = Bucket::until_window_ends(terms, decision.now)
+            {
+                return Some(end);
+            }
+            let threshold = plan
+                .charges
+                .iter()
+                .take(index)
+                .filter(|before| before.key == planned.key)
+                .try_fold(planned.threshold?, |threshold, before| {
+                    let taken = u64::try_from(before.cost.amount).unwrap_or(0);
+                    threshold.checked_sub(taken)
+                });
+            reading.bucket.wait(terms, threshold, decision.now)
+        })
+        .collect()
 }

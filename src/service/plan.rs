@@ -2,12 +2,10 @@
 
 use smallvec::SmallVec;
 
-use super::control::{Control, Phase, is_control};
+use super::control::{Control, Phase, without_control};
 use super::request::{Descriptor, MAX_ADDEND, Request, RequestError};
-use crate::limit::{self, Effect, Limit};
-use crate::rules::{
-    BucketKey, ConfiguredLimit, Domain, Entry, Estimate, Metadata, Override, Terms,
-};
+use crate::limit::{self, Effect, Formula, Limit};
+use crate::rules::{BucketKey, ConfiguredLimit, Domain, Estimate, Metadata, Override, Terms};
 use crate::store::{Charge, MAX_CHARGES};
 
 /// What a request asks of the rules.
@@ -17,6 +15,8 @@ pub(super) struct Plan<'p> {
     pub(super) charges: SmallVec<[Planned<'p>; 4]>,
     /// What stands beside the charges, descriptor by descriptor.
     pub(super) descriptors: SmallVec<[PlannedDescriptor<'p>; 4]>,
+    /// The index of each descriptor whose count is none, and the name of the limit that counts it.
+    bad_counts: SmallVec<[(usize, &'p str); 1]>,
 }
 
 /// One descriptor.
@@ -48,6 +48,16 @@ pub(super) struct Planned<'p> {
 pub(super) enum LimitRef<'p> {
     Configured(&'p ConfiguredLimit),
     Override(Box<ConfiguredLimit>),
+}
+
+impl<'p> LimitRef<'p> {
+    /// The name that `replaces` may name; the limit that a request brought has none.
+    fn configured_name(&self) -> &'p str {
+        match self {
+            Self::Configured(limit) => &limit.name,
+            Self::Override(_) => "",
+        }
+    }
 }
 
 impl std::ops::Deref for LimitRef<'_> {
@@ -106,12 +116,7 @@ impl<'p> Plan<'p> {
         let mut replaced: SmallVec<[&'p str; 4]> = SmallVec::new();
         for (index, descriptor) in request.descriptors.iter().enumerate() {
             plan.descriptors.push(PlannedDescriptor::default());
-            let entries: SmallVec<[Entry<'_>; 8]> = descriptor
-                .entries
-                .iter()
-                .filter(|(key, _)| !is_control(key))
-                .copied()
-                .collect();
+            let entries = without_control(&descriptor.entries);
             let addend = Addend::of(request, descriptor);
             if let Some(requested) = descriptor.limit {
                 let unit = requested.unit.ok_or(RequestError::UnknownUnit)?;
@@ -148,10 +153,14 @@ impl<'p> Plan<'p> {
                 return Err(RequestError::TooManyCharges);
             }
         }
+        let applies = |name: &str| name.is_empty() || !replaced.contains(&name);
         if !replaced.is_empty() {
-            plan.charges.retain(|planned| {
-                planned.limit.name.is_empty() || !replaced.contains(&planned.limit.name.as_str())
-            });
+            plan.charges.retain(|planned| applies(&planned.limit.name));
+        }
+        for (descriptor, name) in &plan.bad_counts {
+            if applies(name) {
+                plan.descriptors[*descriptor].bad_count = true;
+            }
         }
         Ok(plan)
     }
@@ -171,13 +180,27 @@ impl<'p> Plan<'p> {
         let bad_addend = matches!(addend, Addend::Bad) && uses_addend(&limit, control);
         let bad_count = control.bad_count && limit.formula.counts_tokens();
         if bad_addend || bad_count {
-            self.descriptors[descriptor].bad_count = true;
+            // A limit that is only told refuses nobody.
+            if limit.effect != Effect::Shadow || control.phase == Phase::Report {
+                self.bad_counts.push((descriptor, limit.configured_name()));
+            }
             return;
         }
+        // Counts hold for the whole request: several descriptors that come to one bucket (one for
+        // each measure, say) take them from it once.
+        let again = limit.formula.counts_tokens()
+            && control.counts.is_some()
+            && self.charges.iter().any(|planned| planned.key == key);
+        let counts = control
+            .counts
+            .map(|counts| if again { [0; 4] } else { counts });
         let cost = match control.phase {
-            Phase::Report => cost_of_report(&limit, control, addend),
-            Phase::Admit | Phase::Peek => cost_of_admission(&limit, control, addend),
+            Phase::Report => cost_of_report(&limit, counts, addend),
+            Phase::Admit | Phase::Peek => cost_of_admission(&limit, counts, addend),
         };
+        if again && cost.amount == 0 {
+            return;
+        }
         let effect = if control.phase == Phase::Report || matches!(addend, Addend::Refund(_)) {
             Effect::Record
         } else {
@@ -219,13 +242,16 @@ impl Addend {
         {
             return Self::None;
         }
-        match (descriptor.hits_addend, request.hits_addend) {
-            (Some(addend), _) if addend > MAX_ADDEND => Self::Bad,
-            (Some(addend), _) if descriptor.refund => Self::Refund(addend),
-            (Some(addend), _) => Self::Take(addend),
-            (None, 0) => Self::None,
-            (None, addend) if u64::from(addend) > MAX_ADDEND => Self::Bad,
-            (None, addend) => Self::Take(u64::from(addend)),
+        let requested = match request.hits_addend {
+            0 if descriptor.refund => Some(1),
+            0 => None,
+            addend => Some(u64::from(addend)),
+        };
+        match descriptor.hits_addend.or(requested) {
+            None => Self::None,
+            Some(addend) if addend > MAX_ADDEND => Self::Bad,
+            Some(addend) if descriptor.refund => Self::Refund(addend),
+            Some(addend) => Self::Take(addend),
         }
     }
 }
@@ -235,14 +261,13 @@ fn uses_addend(limit: &ConfiguredLimit, control: &Control<'_>) -> bool {
 }
 
 /// What a request costs before anything is known of its answer.
-fn cost_of_admission(limit: &ConfiguredLimit, control: &Control<'_>, addend: Addend) -> Cost {
+fn cost_of_admission(limit: &ConfiguredLimit, counts: Option<[u64; 4]>, addend: Addend) -> Cost {
     let formula = &limit.formula;
     let hits = match addend {
         Addend::Take(addend) => addend,
         Addend::Refund(addend) => {
-            let gives_back = formula.counts_hits() || formula.counts_tokens();
             return Cost {
-                amount: if gives_back { -signed(addend) } else { 0 },
+                amount: -signed(cost_of_addend(formula, addend)),
                 fixed: 0,
             };
         }
@@ -255,7 +280,7 @@ fn cost_of_admission(limit: &ConfiguredLimit, control: &Control<'_>, addend: Add
             fixed,
         };
     }
-    let tokens = match (control.counts, addend, limit.estimate) {
+    let tokens = match (counts, addend, limit.estimate) {
         (Some(counts), _, _) => formula.cost_of_tokens(counts),
         (None, Addend::Take(addend), _) if !formula.counts_hits() => addend,
         (None, _, Estimate::Constant(estimate)) => estimate,
@@ -269,19 +294,26 @@ fn cost_of_admission(limit: &ConfiguredLimit, control: &Control<'_>, addend: Add
 
 /// What a report without a reservation costs: what was used, and nothing for the request itself,
 /// which was charged when it was admitted.
-fn cost_of_report(limit: &ConfiguredLimit, control: &Control<'_>, addend: Addend) -> Cost {
+fn cost_of_report(limit: &ConfiguredLimit, counts: Option<[u64; 4]>, addend: Addend) -> Cost {
     let formula = &limit.formula;
-    let amount = match (control.counts, addend) {
+    let amount = match (counts, addend) {
         (Some(counts), _) if formula.counts_tokens() => signed(formula.cost_of_tokens(counts)),
-        (_, Addend::Take(addend)) if formula.counts_tokens() || formula.counts_hits() => {
-            signed(addend)
-        }
-        (_, Addend::Refund(addend)) if formula.counts_tokens() || formula.counts_hits() => {
-            -signed(addend)
-        }
+        (_, Addend::Take(addend)) => signed(cost_of_addend(formula, addend)),
+        (_, Addend::Refund(addend)) => -signed(cost_of_addend(formula, addend)),
         _ => 0,
     };
     Cost { amount, fixed: 0 }
+}
+
+/// What an addend costs by itself: as many hits as the limit weighs, or as many tokens.
+fn cost_of_addend(formula: &Formula, addend: u64) -> u64 {
+    if formula.counts_hits() {
+        formula.cost_of_calls(0, addend)
+    } else if formula.counts_tokens() {
+        addend
+    } else {
+        0
+    }
 }
 
 fn signed(amount: u64) -> i64 {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use prometheus::IntCounter;
 
 use crate::metrics::{DomainMetrics, LimitMetrics, Metrics};
 use crate::rules::{ConfiguredLimit, Domain};
@@ -11,6 +12,7 @@ use crate::rules::{ConfiguredLimit, Domain};
 /// All domains.
 #[derive(Debug, Default)]
 pub(super) struct Policies {
+    installed: bool,
     domains: HashMap<String, Arc<Policy>, RandomState>,
 }
 
@@ -41,6 +43,7 @@ impl Policies {
             (name.clone(), policy)
         };
         Self {
+            installed: true,
             domains: domains.iter().map(policy).collect(),
         }
     }
@@ -49,8 +52,9 @@ impl Policies {
         self.domains.get(domain)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.domains.is_empty()
+    /// Whether a configuration was ever loaded, be it an empty one.
+    pub(super) const fn is_installed(&self) -> bool {
+        self.installed
     }
 }
 
@@ -71,6 +75,15 @@ impl Policy {
         }
     }
 
+    /// What counts the requests that were answered without the store.
+    pub(super) const fn without_store(&self, denied: bool) -> &IntCounter {
+        if denied {
+            &self.metrics.denied_without_store
+        } else {
+            &self.metrics.allowed_without_store
+        }
+    }
+
     /// The name and the series of a limit of this domain.
     pub(super) fn series(
         &self,
@@ -81,6 +94,11 @@ impl Policy {
             return &self.overrides;
         }
         self.limits.get(limit.index.0).unwrap_or(&self.overrides)
+    }
+
+    /// The name of a limit of this domain, to be kept.
+    pub(super) fn label(&self, limit: &ConfiguredLimit, is_override: bool) -> Arc<str> {
+        Arc::clone(&self.series(limit, is_override).0)
     }
 
     /// The series of the limit with this name, if it is still configured.

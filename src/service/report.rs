@@ -85,7 +85,7 @@ impl Service {
             return Ok(ReportAnswer::nothing(ReportResult::UnknownId));
         };
         let plan = Plan::of(&policy.domain, request, control)?;
-        let usage = usage(request, control);
+        let usage = usage(request, control, source);
         let bad = control.bad_count || plan.descriptors.iter().any(|planned| planned.bad_count);
         let Some(usage) = usage.filter(|_| !bad) else {
             self.metrics()
@@ -103,10 +103,7 @@ impl Service {
             .iter()
             .filter(|planned| planned.cost.amount != 0)
             .map(|planned| Charged {
-                label: policy
-                    .series(&planned.limit, planned.is_override())
-                    .0
-                    .clone(),
+                label: policy.label(&planned.limit, planned.is_override()),
                 key: planned.key,
                 limit: planned.terms,
                 amount: planned.cost.amount,
@@ -249,7 +246,7 @@ impl Service {
                     .charges
                     .iter()
                     .map(|recorded| Charged {
-                        label: recorded.label.clone(),
+                        label: Arc::clone(&recorded.label),
                         key: recorded.key,
                         limit: recorded.held.limit,
                         amount: recorded.held.correction(ending.settlement),
@@ -318,21 +315,21 @@ impl Service {
 ///
 /// Several plain addends are several ways to say the same (one descriptor a limit): the largest
 /// counts.
-fn usage(request: &Request<'_>, control: &Control<'_>) -> Option<Usage> {
+fn usage(request: &Request<'_>, control: &Control<'_>, source: Source) -> Option<Usage> {
     if let Some(counts) = control.counts {
         return Some(Usage::Measured(counts));
     }
-    let mut largest = 0;
+    let mut largest = None;
     for descriptor in &request.descriptors {
         match Addend::of(request, descriptor) {
             Addend::Bad => return None,
             Addend::None | Addend::Refund(_) => {}
-            Addend::Take(addend) => largest = largest.max(addend),
+            Addend::Take(addend) => largest = largest.max(Some(addend)),
         }
     }
-    Some(if largest == 0 {
-        Usage::Missing
-    } else {
-        Usage::Total(largest)
+    Some(match (largest, source) {
+        // Envoy's stream-done call sends a zero where it found no usage.
+        (None, _) | (Some(0), Source::Envoy) => Usage::Missing,
+        (Some(total), _) => Usage::Total(total),
     })
 }

@@ -66,7 +66,11 @@ struct Remembered {
 enum State {
     /// Settled or released.
     Closed,
-    Open(Record),
+    Open {
+        record: Record,
+        /// Not one that only tells retries.
+        counted: bool,
+    },
     /// The report came, the admission has not yet.
     Reported,
 }
@@ -99,7 +103,7 @@ impl Memory {
         holds.expire(self.clock.now());
         match holds.known.get_mut(&hold.key) {
             Some(Remembered {
-                state: State::Closed | State::Open(_),
+                state: State::Closed | State::Open { .. },
                 ..
             }) => {
                 let (_, now, readings) = self.decide(&admission.charges, Mode::Peek);
@@ -110,11 +114,13 @@ impl Memory {
                 }
             }
             Some(held) => {
-                // What was used is charged already; the request itself is not.
+                // What was used is charged already; the request itself, the fixed part, is not.
                 let mut charges = admission.charges.clone();
-                for charge in charges.iter_mut().filter(|charge| charge.settles) {
-                    charge.charge.effect = limit::Effect::Record;
-                    charge.charge.amount = 0;
+                for (charge, recorded) in charges.iter_mut().zip(&hold.record.charges) {
+                    if charge.settles {
+                        charge.charge.effect = limit::Effect::Record;
+                        charge.charge.amount = recorded.held.fixed.cast_signed();
+                    }
                 }
                 let (verdict, now, readings) = self.decide(&charges, admission.mode);
                 if verdict == limit::Verdict::Admitted && admission.mode == Mode::Apply {
@@ -142,7 +148,9 @@ impl Memory {
                             recorded.held.amount = 0;
                         }
                     }
-                    holds.insert(hold.key, State::Open(record), now.plus(hold.lifetime));
+                    let counted = !hold.only_tells_retries;
+                    let state = State::Open { record, counted };
+                    holds.insert(hold.key, state, now.plus(hold.lifetime));
                 }
                 Decision {
                     verdict: verdict.into(),
@@ -159,8 +167,8 @@ impl Memory {
         holds.expire(self.clock.now());
         match holds.known.get_mut(&ending.key) {
             Some(held) => match std::mem::replace(&mut held.state, State::Closed) {
-                State::Open(record) => {
-                    holds.open = holds.open.saturating_sub(1);
+                State::Open { record, counted } => {
+                    holds.open = holds.open.saturating_sub(u64::from(counted));
                     let charges: Charges = record
                         .charges
                         .iter()
@@ -237,7 +245,11 @@ impl Memory {
             let mut holds = lock(holds);
             holds.expire(now);
             for held in holds.known.values() {
-                if let State::Open(record) = &held.state {
+                if let State::Open {
+                    record,
+                    counted: true,
+                } = &held.state
+                {
                     record.add_held(keys, &mut found);
                 }
             }
@@ -341,7 +353,7 @@ impl Shard {
 
 impl Holds {
     fn insert(&mut self, key: HoldKey, state: State, expires: Timestamp) {
-        if matches!(state, State::Open(_)) {
+        if matches!(state, State::Open { counted: true, .. }) {
             self.open += 1;
         }
         self.known.insert(key, Remembered { state, expires });
@@ -362,7 +374,7 @@ impl Holds {
                 continue;
             }
             if let Some(Remembered {
-                state: State::Open(_),
+                state: State::Open { counted: true, .. },
                 ..
             }) = self.known.remove(&key)
             {

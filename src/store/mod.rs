@@ -61,6 +61,9 @@ pub struct Hold {
     pub key: HoldKey,
     /// Whether the key was made for this admission, so that nobody can have used it before.
     pub fresh: bool,
+    /// Whether it only tells a retry of the admission: no report will end it, so it is not counted
+    /// as open, nor as expired.
+    pub only_tells_retries: bool,
     /// After which time it is forgotten, settled or not.
     pub lifetime: Duration,
     /// What to remember.

@@ -13,8 +13,8 @@ use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimit
 use tonic::Code::{self, InvalidArgument, OutOfRange, Unimplemented};
 use tonic::transport::Channel;
 
-use crate::support::client::{Client, admitted, ask, channel, descriptor, request};
-use crate::support::process::Tollgate;
+use crate::support::rls::{Client, admitted, ask, channel, descriptor, request};
+use crate::support::served::Tollgate;
 
 const TENANT: &[(&str, &str)] = &[("tenant", "acme")];
 

@@ -15,11 +15,11 @@ use tempfile::TempDir;
 use tollgate::clock;
 use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
 
-use crate::support::client::{
+use crate::support::redis::RedisServer;
+use crate::support::rls::{
     Client, admitted, ask, channel, connect, descriptor, health, limit_of, request, until_health,
 };
-use crate::support::process::{PATIENCE, Ran, Tollgate, run, tollgate};
-use crate::support::redis::RedisServer;
+use crate::support::served::{PATIENCE, Ran, Tollgate, run, tollgate};
 
 /// A limit that lets pass, and one that refuses, while the store is away.
 const CONFIG: &str = "

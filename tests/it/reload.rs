@@ -20,8 +20,8 @@ use tollgate::grpc::proto::tollgate_client::TollgateClient;
 use tollgate::grpc::proto::{Descriptor, Entry, InspectRequest};
 use tonic::transport::Channel;
 
-use crate::support::client::{Client, ask, channel, connect, descriptor, limit_of, request};
-use crate::support::process::{PATIENCE, Tollgate};
+use crate::support::rls::{Client, ask, channel, connect, descriptor, limit_of, request};
+use crate::support::served::{PATIENCE, Tollgate};
 
 /// How soon a change of a file has to be in force. About a second is promised; the rest is for a
 /// busy machine. Files are looked at without any event every 30 s, which would be too late.

@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use crate::support::client::{Client, admitted, ask, connect, descriptor, request};
-use crate::support::process::Tollgate;
 use crate::support::redis::RedisServer;
+use crate::support::rls::{Client, admitted, ask, connect, descriptor, request};
+use crate::support::served::Tollgate;
 
 const LIMIT: u64 = 500;
 const CALLS: usize = 2_000;

@@ -5,9 +5,9 @@
 //!
 //! **Deadlines.** An operation that is not answered by its deadline is answered with
 //! [`StoreError::Timeout`]. The call goes on without it: when Redis answers after all, an admission
-//! that was charged for a caller who was refused, or who has gone, is given back. A few calls may
-//! be on their way like this; with more than that, Redis is stuck, and operations fail at once
-//! instead of piling up.
+//! that was charged for a caller who was told otherwise, or who has gone, is given back. A few
+//! calls may be on their way like this (also while a connection is being made); with more than
+//! that, Redis is stuck, and operations fail at once instead of piling up.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use redis::{Cmd, ErrorKind, ServerErrorKind, Value};
+use redis::{Arg, Cmd, ErrorKind, ServerErrorKind, Value};
 use tokio::sync::{mpsc, oneshot};
 
-use super::connection::{Connection, Link};
+use super::connection::Link;
 use super::script::{self, Answer, Call, MAX_KEYS, Operation};
 use super::{CallReport, Options, REPORT_DEADLINE, StoreError};
 use crate::clock::{self, ManualClock};
@@ -35,11 +35,15 @@ const MAX_LATE_CALLS: usize = 4;
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) operation: Operation,
-    pub(super) reply: Option<oneshot::Sender<Result<Answer, StoreError>>>,
+    pub(super) reply: Option<oneshot::Sender<Delivery>>,
     pub(super) deadline: Instant,
     /// Whether its charges stay if nobody hears of them.
     pub(super) keep: bool,
 }
+
+/// What is handed to whoever waits: the answer, and the operation with it, so that it can still be
+/// undone if they go away before they look.
+pub(super) type Delivery = Result<(Operation, Answer), StoreError>;
 
 type Reply = Pin<Box<dyn Future<Output = Result<Vec<u8>, StoreError>> + Send>>;
 
@@ -64,33 +68,24 @@ pub(super) async fn run(
             },
         };
         gather(first, &mut pending, &mut batch, &mut carried);
+        if late.load(Ordering::Acquire) >= MAX_LATE_CALLS {
+            // What nobody waits for goes on: it gives back charges, and is rare.
+            fail(
+                batch.extract_if(.., |pending| pending.reply.is_some()),
+                &StoreError::Timeout,
+            );
+        }
         if batch.is_empty() {
             continue;
         }
-        if late.load(Ordering::Acquire) >= MAX_LATE_CALLS {
-            fail(&mut batch, &StoreError::Timeout);
-            continue;
-        }
 
+        // Reports have more time than admissions, but those that arrive meanwhile do not wait for
+        // them: after an admission's time, a call goes on without us.
         let begun = clock::instant();
-        let deadline = batch
+        let until = batch
             .iter()
             .map(|pending| pending.deadline)
-            .min()
-            .unwrap_or(begun);
-        let connection = tokio::select! {
-            biased;
-            connection = link.connection() => connection,
-            () = tokio::time::sleep_until(deadline.into()) => Err(StoreError::Timeout),
-        };
-        let connection = match connection {
-            Ok(connection) => connection,
-            Err(error) => {
-                report(&options, batch.len(), begun, Some(&error));
-                fail(&mut batch, &error);
-                continue;
-            }
-        };
+            .fold(begun + options.deadline, Instant::min);
 
         call.clear();
         for pending in &batch {
@@ -102,28 +97,45 @@ pub(super) async fn run(
         call.arguments(&options.prefix, time, |argument| {
             command.arg(argument);
         });
-        let mut reply: Reply = Box::pin(evaluate(connection, command));
+        let mut reply: Reply = Box::pin(evaluate(link.clone(), command));
         tokio::select! {
             biased;
             result = &mut reply => {
                 report(&options, batch.len(), begun, result.as_ref().err());
                 deliver(&mut batch, result, &queue);
             }
-            () = tokio::time::sleep_until(deadline.into()) => {
+            () = tokio::time::sleep_until(until.into()) => {
                 report(&options, batch.len(), begun, Some(&StoreError::Timeout));
-                let abandoned = abandon(&mut batch);
-                let queue = queue.clone();
-                let late = Arc::clone(&late);
+                give_up(&mut batch);
                 late.fetch_add(1, Ordering::AcqRel);
-                tokio::spawn(async move {
-                    let mut abandoned = abandoned;
-                    let result = reply.await;
-                    deliver(&mut abandoned, result, &queue);
-                    late.fetch_sub(1, Ordering::AcqRel);
-                });
+                let batch = std::mem::take(&mut batch);
+                tokio::spawn(finish(reply, batch, queue.clone(), Arc::clone(&late)));
             }
         }
     }
+}
+
+/// Waits for a call that is late, for those that still have time, and to undo what must be undone.
+async fn finish(
+    mut reply: Reply,
+    mut batch: Vec<Pending>,
+    queue: mpsc::WeakSender<Pending>,
+    late: Arc<AtomicUsize>,
+) {
+    let result = loop {
+        let waiting = batch.iter().filter(|pending| pending.reply.is_some());
+        let Some(deadline) = waiting.map(|pending| pending.deadline).min() else {
+            break reply.await;
+        };
+        tokio::select! {
+            biased;
+            result = &mut reply => break result,
+            () = tokio::time::sleep_until(deadline.into()) => give_up(&mut batch),
+        }
+    };
+    // First of all: what is given back now must find its way.
+    late.fetch_sub(1, Ordering::AcqRel);
+    deliver(&mut batch, result, &queue);
 }
 
 /// Fills `batch` with what waits already. What nobody waits for any more is left out: an admission
@@ -147,7 +159,7 @@ fn gather(
         if admission && gone {
             // Left out.
         } else if candidate.reply.is_some() && candidate.deadline <= now {
-            fail(&mut vec![candidate], &StoreError::Timeout);
+            fail([candidate], &StoreError::Timeout);
         } else {
             keys += candidate.operation.key_count();
             if keys > MAX_KEYS && !batch.is_empty() {
@@ -162,18 +174,22 @@ fn gather(
     }
 }
 
-async fn evaluate(mut connection: Connection, command: Cmd) -> Result<Vec<u8>, StoreError> {
+async fn evaluate(link: Link, command: Cmd) -> Result<Vec<u8>, StoreError> {
+    let mut connection = link.connection().await?;
     let mut result = connection.send(&command).await;
     let unknown =
         |error: &redis::RedisError| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript);
     if result.as_ref().is_err_and(unknown) {
-        // Redis restarted, or somebody flushed its scripts. Nothing was done yet.
-        let mut load = redis::cmd("SCRIPT");
-        load.arg("LOAD").arg(script::SOURCE);
-        result = match connection.send(&load).await {
-            Ok(_) => connection.send(&command).await,
-            Err(error) => Err(error),
-        };
+        // Redis restarted, or somebody flushed its scripts. Nothing was done yet. This loads the
+        // script, too, and nobody can flush it in between.
+        let mut whole = redis::cmd("EVAL");
+        whole.arg(script::SOURCE);
+        for argument in command.args_iter().skip(2) {
+            if let Arg::Simple(argument) = argument {
+                whole.arg(argument);
+            }
+        }
+        result = connection.send(&whole).await;
     }
     match result {
         Ok(Value::BulkString(bytes)) => Ok(bytes),
@@ -197,31 +213,35 @@ fn deliver(
     });
     let answers = match answers {
         Ok(answers) => answers,
-        Err(error) => return fail(batch, &error),
+        Err(error) => return fail(batch.drain(..), &error),
     };
     for (pending, answer) in batch.drain(..).zip(answers) {
+        let done = (pending.operation, answer);
         let unheard = match pending.reply {
-            Some(reply) => match reply.send(Ok(answer)) {
-                Ok(()) => continue,
-                Err(unheard) => unheard.ok(),
-            },
-            None => Some(answer),
+            Some(reply) => reply.send(Ok(done)),
+            None => Err(Ok(done)),
         };
         if !pending.keep
-            && let (Operation::Admit(admission), Some(Answer::Admit(decision))) =
-                (pending.operation, unheard)
-            && let Some(undo) = undo(&admission, &decision)
+            && let Err(Ok((operation, answer))) = unheard
             && let Some(queue) = queue.upgrade()
         {
-            let deadline = clock::instant() + REPORT_DEADLINE;
-            // If the queue is full, the charge stays: too much is charged rather than too little.
-            drop(queue.try_send(Pending {
-                operation: undo,
-                reply: None,
-                deadline,
-                keep: true,
-            }));
+            give_back(&operation, &answer, &queue);
         }
+    }
+}
+
+/// Undoes what was done for somebody who never heard of it.
+pub(super) fn give_back(operation: &Operation, answer: &Answer, queue: &mpsc::Sender<Pending>) {
+    if let (Operation::Admit(admission), Answer::Admit(decision)) = (operation, answer)
+        && let Some(undo) = undo(admission, decision)
+    {
+        // If the queue is full, the charge stays: too much is charged rather than too little.
+        drop(queue.try_send(Pending {
+            operation: undo,
+            reply: None,
+            deadline: clock::instant() + REPORT_DEADLINE,
+            keep: true,
+        }));
     }
 }
 
@@ -263,8 +283,8 @@ fn undo(admission: &Admission, decision: &Decision) -> Option<Operation> {
     (!nothing).then_some(Operation::Admit(refund))
 }
 
-fn fail(batch: &mut Vec<Pending>, error: &StoreError) {
-    for pending in batch.drain(..) {
+fn fail(batch: impl IntoIterator<Item = Pending>, error: &StoreError) {
+    for pending in batch {
         if let Some(reply) = pending.reply {
             // Whoever does not wait any more needs no error.
             drop(reply.send(Err(error.clone())));
@@ -272,22 +292,20 @@ fn fail(batch: &mut Vec<Pending>, error: &StoreError) {
     }
 }
 
-/// Answers everybody with a timeout. Whoever heard it has decided by its own rule, which says
-/// whether the charges stay; who had gone before gets them back.
-fn abandon(batch: &mut Vec<Pending>) -> Vec<Pending> {
-    batch
-        .drain(..)
-        .map(|mut pending| {
-            let heard = pending
-                .reply
-                .take()
-                .is_some_and(|reply| reply.send(Err(StoreError::Timeout)).is_ok());
+/// Answers those whose time is over with a timeout. Whoever heard it has decided by its own rule,
+/// which says whether the charges stay; who had gone before gets them back.
+fn give_up(batch: &mut [Pending]) {
+    let now = clock::instant();
+    for pending in batch {
+        if pending.deadline <= now
+            && let Some(reply) = pending.reply.take()
+        {
+            let heard = reply.send(Err(StoreError::Timeout)).is_ok();
             if let Operation::Admit(admission) = &pending.operation {
                 pending.keep |= heard && admission.keep_when_late;
             }
-            pending
-        })
-        .collect()
+        }
+    }
 }
 
 fn report(options: &Options, operations: usize, begun: Instant, error: Option<&StoreError>) {

@@ -13,7 +13,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo as _, Value};
 use secrecy::ExposeSecret as _;
 
-use super::{Options, StoreError};
+use super::{Options, StoreError, script};
 use crate::clock;
 
 /// How long a single response may take before its connection is given up on. Operations have given
@@ -82,25 +82,21 @@ impl Link {
         if let Some(connection) = self.open_connection() {
             return Ok(connection);
         }
+        self.may_try()?;
+        // In a task of its own, so that whoever gives up waiting does not end the attempt.
+        match tokio::spawn(self.clone().connect()).await {
+            Ok(connection) => connection,
+            Err(error) => Err(StoreError::Connection(error.to_string())),
+        }
+    }
+
+    async fn connect(self) -> Result<Connection, StoreError> {
         let _one_at_a_time = self.shared.connecting.lock().await;
         if let Some(connection) = self.open_connection() {
             return Ok(connection);
         }
-        {
-            let state = self.state();
-            if state
-                .not_before
-                .is_some_and(|not_before| clock::instant() < not_before)
-            {
-                return Err(StoreError::Connection(state.last_error.clone()));
-            }
-        }
-        // In a task of its own, so that whoever gives up waiting does not end the attempt.
-        let attempt = tokio::spawn(connect(self.shared.client.clone()));
-        let result = match attempt.await {
-            Ok(result) => result.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
+        self.may_try()?;
+        let result = connect(self.shared.client.clone()).await;
         let mut state = self.state();
         match result {
             Ok(connection) => {
@@ -112,9 +108,20 @@ impl Link {
             Err(error) => {
                 state.pause = (state.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
                 state.not_before = Some(clock::instant() + state.pause);
-                state.last_error.clone_from(&error);
-                Err(StoreError::Connection(error))
+                state.last_error = error.to_string();
+                Err(StoreError::Connection(state.last_error.clone()))
             }
+        }
+    }
+
+    /// Fails while the pause after a failed attempt lasts.
+    fn may_try(&self) -> Result<(), StoreError> {
+        let state = self.state();
+        match state.not_before {
+            Some(not_before) if clock::instant() < not_before => {
+                Err(StoreError::Connection(state.last_error.clone()))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -180,5 +187,13 @@ async fn connect(client: Client) -> Result<Connection, redis::RedisError> {
     let commands = client
         .get_multiplexed_async_connection_with_config(&config)
         .await?;
-    Ok(Connection { commands, closed })
+    let mut connection = Connection { commands, closed };
+    // Compiling the script takes milliseconds, which the first decision shall not wait for. Where
+    // that is forbidden, the first call brings the script along.
+    let mut load = redis::cmd("SCRIPT");
+    load.arg("LOAD").arg(script::SOURCE);
+    match connection.send(&load).await {
+        Err(error) if error.is_io_error() || error.is_timeout() => Err(error),
+        Ok(_) | Err(_) => Ok(connection),
+    }
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use self::batch::Pending;
+use self::batch::{Delivery, Pending};
 use self::connection::Link;
 use self::script::{Answer, Operation, open_holds_key};
 use super::{Admission, Decision, Ended, Ending, Held, HoldCounts, StoreError};
@@ -214,11 +214,31 @@ impl Redis {
                 StoreError::Connection("the store was stopped".to_owned())
             }
         })?;
-        answer.await.unwrap_or_else(|_| {
-            Err(StoreError::Connection(
+        let mut waiting = Waiting {
+            answer,
+            queue: &self.queue,
+        };
+        match (&mut waiting.answer).await {
+            Ok(delivery) => delivery.map(|(_, answer)| answer),
+            Err(_) => Err(StoreError::Connection(
                 "the store stopped without an answer".to_owned(),
-            ))
-        })
+            )),
+        }
+    }
+}
+
+/// Somebody waiting for an answer. If they go away when it is there already, it is undone.
+struct Waiting<'a> {
+    answer: oneshot::Receiver<Delivery>,
+    queue: &'a mpsc::Sender<Pending>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.answer.close();
+        if let Ok(Ok((operation, answer))) = self.answer.try_recv() {
+            batch::give_back(&operation, &answer, self.queue);
+        }
     }
 }
 

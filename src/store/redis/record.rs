@@ -7,7 +7,7 @@
 //! | bytes | |
 //! |---|---|
 //! | 22 | the bucket's key |
-//! | 1 | flags: 1 fixed window, 2 charge when over, 4 counts hits, 8 missing usage releases, 16 oversize when full, 32 zero passes at zero |
+//! | 1 | flags: 1 fixed window, 2 charge when over, 8 missing usage releases, 16 oversize when full, 32 zero passes at zero |
 //! | 5 × 8 | doubles: numerator and denominator of the rate, amount, fixed part, period |
 //! | 4 × 4 | the weights of the token measures, in thousandths |
 //! | 8 + 4 | a double: the burst; nothing |
@@ -27,7 +27,6 @@ use crate::rules::BucketKey;
 
 const FIXED_WINDOW: u8 = 1;
 const CHARGE_WHEN_OVER: u8 = 2;
-const COUNTS_HITS: u8 = 4;
 const MISSING_RELEASES: u8 = 8;
 const WHEN_FULL: u8 = 16;
 const PASSES_AT_ZERO: u8 = 32;
@@ -50,7 +49,6 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
     for RecordedCharge { key, held, .. } in &record.charges {
         let mut flags = limit_flags(&held.limit);
         for (set, flag) in [
-            (held.formula.counts_hits(), COUNTS_HITS),
             (
                 held.missing_usage == MissingUsage::Release,
                 MISSING_RELEASES,
@@ -164,11 +162,6 @@ fn decode_charge(reader: &mut Reader<'_>) -> Result<RecordedCharge, Malformed> {
             ZeroCost::PassesAtZero
         },
     };
-    let hits = if flags & COUNTS_HITS == 0 {
-        Weight::ZERO
-    } else {
-        Weight::ONE
-    };
     Ok(RecordedCharge {
         key: BucketKey::from_bytes(key),
         label: Arc::from(""),
@@ -177,9 +170,8 @@ fn decode_charge(reader: &mut Reader<'_>) -> Result<RecordedCharge, Malformed> {
             amount,
             fixed,
             formula: Formula {
-                requests: Weight::ZERO,
-                hits,
                 tokens,
+                ..Formula::default()
             },
             missing_usage: if flags & MISSING_RELEASES == 0 {
                 MissingUsage::Keep

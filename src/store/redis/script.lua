@@ -152,7 +152,8 @@ local function count_open(expires, by)
 end
 
 -- A reservation's value: its state, when it expires, and the charges. States:
--- o = open, s = settled or released, r = reported before its admission came.
+-- o = open, q = open but only to tell a retry (no report will come, so it is not counted),
+-- s = settled or released, r = reported before its admission came.
 local function held(key)
   local value = redis.call('GET', key)
   if value then
@@ -185,6 +186,7 @@ local function decide()
   flags, count, position = unpack_struct('<BH', operations, position)
   read_charges(count)
   local peek, holds, fresh = flags % 2 == 1, flags % 4 >= 2, flags % 8 >= 4
+  local open = flags >= 8 and 'q' or 'o'
   local hold_key, lifetime, record, late
   local verdict = 'A'
   if holds then
@@ -193,13 +195,16 @@ local function decide()
     hold_key = KEYS[bucket_count + hold]
     if not fresh then
       local state, expires = held(hold_key)
-      if state == 'o' or state == 's' then
+      if state and state ~= 'r' then
         verdict = 'P'
         peek = true
       elseif state == 'r' then
-        -- What was used is charged already; the request itself is not.
+        -- What was used is charged already; the request itself, the fixed part, is not. It
+        -- follows the first 47 bytes of a held charge.
         for c = 1, count do
-          if effect[c] >= 8 then effect[c], amount[c] = 2, 0 end
+          if effect[c] >= 8 then
+            effect[c], amount[c] = 2, unpack_struct('<d', record, 3 + (c - 1) * 91 + 47)
+          end
         end
         late = expires
       end
@@ -268,8 +273,8 @@ local function decide()
       end
     end
     local expires = now + lifetime
-    redis.call('SET', hold_key, pack('<c1d', 'o', expires) .. record, 'PX', floor(lifetime / 1000) + 1)
-    count_open(expires, 1)
+    redis.call('SET', hold_key, pack('<c1d', open, expires) .. record, 'PX', floor(lifetime / 1000) + 1)
+    if open == 'o' then count_open(expires, 1) end
   end
 end
 
@@ -296,7 +301,7 @@ local function settle()
     close(hold_key, 'r', now + lifetime)
     return
   end
-  if state ~= 'o' then
+  if state ~= 'o' and state ~= 'q' then
     answer[#answer + 1] = 'D'
     return
   end
@@ -310,7 +315,7 @@ local function settle()
     key, flags, numerator[l], denominator[l], last, fixed, period[l], w1, w2, w3, w4, byte =
       unpack_struct('<c22BdddddI4I4I4I4xxxxxxxxxxxx', value, byte)
     window[l] = flags % 2 == 1
-    local hits, gives_back = flags % 8 >= 4, flags % 16 >= 8
+    local gives_back = flags % 16 >= 8
     local tokens = w1 > 0 or w2 > 0 or w3 > 0 or w4 > 0
     local final = last
     if kind == 0 then
@@ -321,7 +326,7 @@ local function settle()
       local cost = floor(sum / 1000)
       if cost * 1000 < sum then cost = cost + 1 end
       final = fixed + cost
-    elseif kind == 3 and (tokens or hits) then
+    elseif kind == 3 and tokens then
       final = fixed + c1
     elseif kind == 2 and tokens and gives_back then
       final = fixed
@@ -334,7 +339,7 @@ local function settle()
     tell(true, i)
   end
   close(hold_key, 's', expires)
-  count_open(expires, -1)
+  if state == 'o' then count_open(expires, -1) end
 end
 
 while position <= #operations do

@@ -112,7 +112,9 @@ impl Call {
             flags |= 1;
         }
         if let Some(hold) = &admission.hold {
-            flags |= if hold.fresh { 2 | 4 } else { 2 };
+            flags |= 2;
+            flags |= if hold.fresh { 4 } else { 0 };
+            flags |= if hold.only_tells_retries { 8 } else { 0 };
         }
         self.operation_bytes.extend_from_slice(&[1, flags]);
         self.push_charges(&admission.charges);

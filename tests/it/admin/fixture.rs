@@ -51,6 +51,7 @@ impl Edge {
         let memory = Memory::new(Clock::Manual(clock.clone()));
         let edge = Self::on(Store::Memory(memory), clock).await;
         edge.service.install(&domains());
+        edge.health.ready();
         edge
     }
 
@@ -61,14 +62,14 @@ impl Edge {
         let store = Store::Redis(Redis::start(options).unwrap());
         let edge = Self::on(store, ManualClock::new(START)).await;
         edge.service.install(&domains());
+        edge.health.ready();
         edge
     }
 
-    /// Ready, but without rules.
+    /// Starting, and without rules.
     pub(crate) async fn on(store: Store, clock: ManualClock) -> Self {
         let service = Service::new(store, Metrics::new().unwrap(), Options::default());
         let health = Health::default();
-        health.ready();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();

@@ -24,10 +24,11 @@ async fn a_process_is_healthy_from_its_rules_to_its_drain() {
     let clock = ManualClock::new(START);
     let memory = Memory::new(Clock::Manual(clock.clone()));
     let edge = Edge::on(Store::Memory(memory), clock).await;
-    assert_eq!(
-        health(&edge).await,
-        unready("no rate limit configuration loaded")
-    );
+    let no_rules = "no rate limit configuration loaded";
+    let starting = format!("starting: {no_rules}");
+    assert_eq!(health(&edge).await, unready(&starting));
+    edge.health.ready();
+    assert_eq!(health(&edge).await, unready(no_rules));
     edge.service.install(&super::fixture::domains());
     let healthy = [(200, "ready".to_owned()), (200, "OK".to_owned())];
     assert_eq!(health(&edge).await, healthy);
@@ -38,6 +39,15 @@ async fn a_process_is_healthy_from_its_rules_to_its_drain() {
     edge.health.drain();
     assert_eq!(health(&edge).await, unready("draining"));
     assert_eq!(edge.get("/livez").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_process_is_not_ready_before_it_says_so() {
+    let clock = ManualClock::new(START);
+    let memory = Memory::new(Clock::Manual(clock.clone()));
+    let edge = Edge::on(Store::Memory(memory), clock).await;
+    edge.service.install(&super::fixture::domains());
+    assert_eq!(health(&edge).await, unready("starting"));
 }
 
 #[tokio::test]

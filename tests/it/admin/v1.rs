@@ -146,6 +146,11 @@ async fn a_bucket_is_shown_as_it_stands() {
     assert_eq!(reply.status, 200);
     let answer = reply.json();
     assert_eq!(answer["rule"], "tenant");
+    let requests = &answer["buckets"][0];
+    assert_eq!(
+        (&requests["fits"], &requests["charged"]),
+        (&json!(true), &json!(0))
+    );
     let mut tokens = answer["buckets"][1].clone();
     let key = tokens["key"].take();
     assert_eq!(key.as_str().map(str::len), Some(22));

@@ -59,7 +59,10 @@ impl Fixture {
     }
 
     pub(super) fn redis_with(change: impl FnOnce(&mut Options)) -> Self {
-        let server = RedisServer::shared();
+        Self::redis_on(RedisServer::shared(), change)
+    }
+
+    pub(super) fn redis_on(server: Arc<RedisServer>, change: impl FnOnce(&mut Options)) -> Self {
         let clock = ManualClock::new(START);
         let mut options = Options {
             prefix: unique_prefix(),
@@ -77,8 +80,24 @@ impl Fixture {
 
     /// Another replica on the same buckets and the same clock; Redis only.
     pub(super) fn another_client(&self) -> Store {
+        self.another_client_with(|_| ())
+    }
+
+    pub(super) fn another_client_with(&self, change: impl FnOnce(&mut Options)) -> Store {
         let (_, options) = self.redis.as_ref().unwrap();
-        Store::Redis(Redis::start(options.clone()).unwrap())
+        let mut options = options.clone();
+        change(&mut options);
+        Store::Redis(Redis::start(options).unwrap())
+    }
+
+    /// The server below; Redis only.
+    pub(super) fn server(&self) -> &RedisServer {
+        &self.redis.as_ref().unwrap().0
+    }
+
+    /// What all keys in Redis begin with.
+    pub(super) fn prefix(&self) -> &str {
+        &self.redis.as_ref().unwrap().1.prefix
     }
 
     pub(super) fn in_memory(&self) -> bool {
@@ -130,13 +149,12 @@ impl Fixture {
         mode: Mode,
         hold: Option<Hold>,
     ) -> Decision {
-        let admission = Admission {
-            charges: charges.into_iter().collect(),
+        let asked = Admission {
             mode,
             hold,
-            keep_when_late: false,
+            ..admission(charges)
         };
-        self.store.admit(admission).await.unwrap()
+        self.store.admit(asked).await.unwrap()
     }
 
     /// Ends the reservation `id`; `fallback` is charged where it is not known.
@@ -182,7 +200,7 @@ impl Fixture {
 }
 
 /// A prefix of keys that no other test in this process has.
-pub(super) fn unique_prefix() -> String {
+fn unique_prefix() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!("it{}:", NEXT.fetch_add(1, Ordering::Relaxed))
 }
@@ -223,6 +241,16 @@ pub(super) fn charge(name: &str, limit: Limit, cost: i64) -> Charge {
             effect: Effect::Enforce,
         },
         settles: false,
+    }
+}
+
+/// An admission of these charges, given back if its answer comes late.
+pub(super) fn admission(charges: impl IntoIterator<Item = Charge>) -> Admission {
+    Admission {
+        charges: charges.into_iter().collect(),
+        mode: Mode::Apply,
+        hold: None,
+        keep_when_late: false,
     }
 }
 

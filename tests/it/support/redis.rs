@@ -68,6 +68,11 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// The port it listens on.
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Runs a command.
     pub(crate) fn command<T: FromRedisValue>(&self, arguments: &[&str]) -> T {
         let client = redis::Client::open(self.url()).unwrap();

@@ -14,10 +14,10 @@ fn the_memory_store_does_what_the_model_does() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    proptest!(config(1500), |(history in histories(60))| {
+    proptest!(config(1000), |(history in histories(60))| {
         let fixture = Fixture::memory();
         let run = Run::new(&fixture, 0, &history);
-        let (naive, _) = runtime.block_on(run.to_the_end())?;
+        let (naive, _) = runtime.block_on(run.finish())?;
         prop_assert_eq!(fixture.bucket_count(), naive.buckets.len());
     });
 }
@@ -45,7 +45,7 @@ fn redis_does_what_the_model_does() {
     proptest!(config(300), |(history in histories(60))| {
         let case = case.fetch_add(1, Ordering::Relaxed);
         let run = Run::new(&fixture, case, &history);
-        let (naive, sent) = runtime.block_on(run.to_the_end())?;
+        let (naive, sent) = runtime.block_on(run.finish())?;
         batches.fetch_add(sent, Ordering::Relaxed);
         for bucket in 0..BUCKETS {
             let known = fixture.bucket_lifetime(&bucket_name(case, bucket)).is_some();

@@ -115,7 +115,7 @@ pub(super) fn limit() -> impl Strategy<Value = Limit> {
         |(algorithm, rate, burst, when_over, oversize, zero_cost)| Limit {
             algorithm,
             rate,
-            burst: burst.unwrap_or(rate.amount()),
+            burst: burst.unwrap_or_else(|| rate.amount()),
             when_over,
             oversize,
             zero_cost,

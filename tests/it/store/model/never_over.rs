@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
-use tollgate::limit::{Algorithm, Limit, Mode};
-use tollgate::store::{Admission, Store, Verdict};
+use tollgate::limit::{Algorithm, Limit};
+use tollgate::store::{Store, Verdict};
 
 use super::histories::config;
 use super::history::rate;
-use super::run::in_order;
-use crate::store::fixture::{Fixture, START, Vary as _, charge, token_bucket};
+use crate::store::fixture::{Fixture, START, Vary as _, admission, charge, token_bucket};
+use crate::support::tasks::in_order;
 
 /// What a client does: one that asks, or one that reports; a report below zero is a refund.
 #[derive(Clone, Copy, Debug)]
@@ -79,13 +79,7 @@ async fn take(
                     Act::Ask(cost) => charge(name, limit, cost),
                     Act::Report(cost) => charge(name, limit, cost).recorded(),
                 };
-                let admission = Admission {
-                    charges: [asked].into_iter().collect(),
-                    mode: Mode::Apply,
-                    hold: None,
-                    keep_when_late: false,
-                };
-                let decision = store.admit(admission).await.unwrap();
+                let decision = store.admit(admission([asked])).await.unwrap();
                 let spent = i128::from(decision.readings[0].bucket.spent);
                 let beyond = spent - i128::from(limit.burst);
                 match *act {

@@ -1,8 +1,6 @@
 //! One history, run on a store and on the model side by side.
 
-use std::future::Future;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -18,6 +16,7 @@ use tollgate::store::{
 use super::history::{BUCKETS, Charged, History, Operation};
 use super::naive::{Asked, Bucket, End, Held, Meaning, Naive, Told};
 use crate::store::fixture::{Fixture, START, key};
+use crate::support::tasks::in_order;
 
 /// The name of a bucket of a case: no other case has it.
 pub(super) fn bucket_name(case: usize, bucket: usize) -> String {
@@ -70,7 +69,7 @@ impl<'a> Run<'a> {
     }
 
     /// Returns what the model holds in the end, and how many batches were sent.
-    pub(super) async fn to_the_end(mut self) -> Result<(Naive, usize), TestCaseError> {
+    pub(super) async fn finish(mut self) -> Result<(Naive, usize), TestCaseError> {
         for step in &self.history.steps {
             self.naive.now += i128::from(step.moves);
             let now = u64::try_from(self.naive.now).unwrap();
@@ -346,26 +345,4 @@ async fn answer(fixture: &Fixture, request: Request) -> Answer {
             }
         }
     }
-}
-
-/// Starts all of them in their order, then waits for all.
-pub(super) async fn in_order<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    let mut waiting: Vec<_> = futures.into_iter().map(Box::pin).collect();
-    let mut outputs: Vec<Option<F::Output>> = waiting.iter().map(|_| None).collect();
-    std::future::poll_fn(|context| {
-        for (future, output) in waiting.iter_mut().zip(&mut outputs) {
-            if output.is_none()
-                && let Poll::Ready(ready) = future.as_mut().poll(context)
-            {
-                *output = Some(ready);
-            }
-        }
-        if outputs.iter().all(Option::is_some) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    })
-    .await;
-    outputs.into_iter().flatten().collect()
 }

@@ -1,0 +1,178 @@
+//! The running programs, wired up: clients → Envoy → taps → replicas of Tollgate → Redis.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::json;
+use tokio::runtime::{Builder, Runtime};
+use tollgate::grpc::proto;
+use tollgate::grpc::proto::tollgate_client::TollgateClient;
+
+use crate::support::client::{Answer, Request};
+use crate::support::envoy::{Config, Envoy};
+use crate::support::process::until;
+use crate::support::redis::RedisServer;
+use crate::support::tap::{Call, Calls, End, Tap};
+use crate::support::tollgate::Tollgate;
+use crate::support::upstream::Upstream;
+
+/// The levels of a descriptor's buckets, by the names of their limits.
+pub(super) type Levels = BTreeMap<String, i64>;
+
+/// Everything that runs. What is started last ends first.
+pub(super) struct Stage {
+    pub(super) envoy: Envoy,
+    pub(super) upstream: Upstream,
+    pub(super) replicas: [Tollgate; 2],
+    pub(super) taps: [Tap; 2],
+    calls: Calls,
+    pub(super) redis: Arc<RedisServer>,
+    pub(super) runtime: Runtime,
+}
+
+impl Stage {
+    /// `examples/envoy/settle`, with limits that make every token visible.
+    pub(super) fn settle() -> Self {
+        Self::settle_on(RedisServer::shared())
+    }
+
+    /// The same, on a Redis of one's own.
+    pub(super) fn settle_on(redis: Arc<RedisServer>) -> Self {
+        let envoy = Config::example("settle")
+            .replace("timeout: 0.25s", "timeout: 20s")
+            .replace("max_interval: 0.1s", "max_interval: 20s");
+        Self::start(envoy, &data("llm.yaml"), redis, |envoy, taps| {
+            envoy.port(8081, taps[0]).port(8181, taps[1])
+        })
+    }
+
+    /// `examples/envoy/redis`, where each request is checked first and charged 10 when it is done.
+    pub(super) fn check_and_charge() -> Self {
+        let envoy = Config::example("redis")
+            .replace("timeout: 0.1s", "timeout: 20s")
+            .replace("timeout: 0.25s", "timeout: 20s")
+            .replace(
+                "              domain: edge\n",
+                r"
+              domain: edge
+              rate_limits:
+              - actions: [{ request_headers: { header_name: x-tenant, descriptor_key: tenant } }]
+                hits_addend: { number: 0 }
+              - actions: [{ request_headers: { header_name: x-tenant, descriptor_key: tenant } }]
+                hits_addend: { number: 10 }
+                apply_on_stream_done: true
+",
+            );
+        let redis = RedisServer::shared();
+        Self::start(envoy, &data("reference.yaml"), redis, |envoy, taps| {
+            envoy.port(8081, taps[0])
+        })
+    }
+
+    fn start(
+        envoy: Config,
+        tollgate: &Path,
+        redis: Arc<RedisServer>,
+        wire: impl FnOnce(Config, [u16; 2]) -> Config,
+    ) -> Self {
+        static STAGES: AtomicUsize = AtomicUsize::new(0);
+        let prefix = format!("envoy-{}:", STAGES.fetch_add(1, Ordering::Relaxed));
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime for the taps");
+        let calls = Calls::default();
+        let replicas = [(); 2].map(|()| Tollgate::start(tollgate, &redis, &prefix));
+        let tap =
+            |index: usize| runtime.block_on(Tap::open(index, replicas[index].grpc, calls.clone()));
+        let taps = [tap(0), tap(1)];
+        let upstream = Upstream::start();
+        let envoy = wire(envoy, [taps[0].address.port(), taps[1].address.port()]);
+        let envoy = Envoy::start(&envoy.port(8000, upstream.port));
+        Self {
+            envoy,
+            upstream,
+            replicas,
+            taps,
+            calls,
+            redis,
+            runtime,
+        }
+    }
+
+    /// Sends a request and reads the whole answer.
+    pub(super) fn ask(&self, request: &Request) -> Answer {
+        request.ask(self.envoy.port).expect("an answer from envoy")
+    }
+
+    /// The calls so far, once there are `count` and Tollgate has done with all of them.
+    pub(super) fn calls(&self, count: usize) -> Vec<Call> {
+        let calls = until(&format!("there are {count} calls"), || {
+            let calls = self.calls.so_far();
+            let pending = |call: &Call| matches!(call.end, End::Pending);
+            (calls.len() >= count && !calls.iter().any(pending)).then_some(calls)
+        });
+        assert_eq!(calls.len(), count, "{calls:#?}");
+        calls
+    }
+
+    /// The calls so far, whatever they are at.
+    pub(super) fn calls_so_far(&self) -> Vec<Call> {
+        self.calls.so_far()
+    }
+
+    /// The levels of the buckets that a descriptor with one entry comes to, as a replica sees them.
+    pub(super) fn levels(&self, key: &str, value: &str) -> Levels {
+        let request = proto::InspectRequest {
+            domain: "llm".to_owned(),
+            descriptor: Some(proto::Descriptor {
+                entries: vec![proto::Entry {
+                    key: key.to_owned(),
+                    value: value.to_owned(),
+                }],
+            }),
+        };
+        let mut client = TollgateClient::new(self.taps[1].replica.clone());
+        let answer = self.runtime.block_on(client.inspect(request));
+        let buckets = answer.expect("the state of buckets").into_inner().buckets;
+        buckets
+            .into_iter()
+            .map(|bucket| (bucket.limit, bucket.level))
+            .collect()
+    }
+}
+
+/// Levels, written down.
+pub(super) fn levels<const N: usize>(levels: [(&str, i64); N]) -> Levels {
+    levels
+        .into_iter()
+        .map(|(name, level)| (name.to_owned(), level))
+        .collect()
+}
+
+/// A file of `tests/data/envoy`.
+pub(super) fn data(name: &str) -> PathBuf {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    top.join("tests/data/envoy").join(name)
+}
+
+/// A question to a provider at `path`, on account of `tenant`.
+pub(super) fn prompt(path: &str, tenant: &str, stream: bool) -> Request {
+    let mut body = json!({
+        "model": "fake",
+        "messages": [{ "role": "user", "content": "Is the gate open?" }],
+        "stream": stream,
+    });
+    if stream {
+        body["stream_options"] = json!({ "include_usage": true });
+    }
+    Request::post(path, &body).header("x-tenant", tenant)
+}
+
+/// The same of OpenAI's chat.
+pub(super) fn chat(tenant: &str, stream: bool) -> Request {
+    prompt("/v1/chat/completions", tenant, stream)
+}

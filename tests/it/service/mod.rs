@@ -1,0 +1,16 @@
+//! The use cases, over the store in memory: what a request is answered and what it leaves behind.
+
+mod answers;
+mod api;
+mod costs;
+mod decision_table;
+mod dialects;
+mod hits;
+mod invalid;
+mod limits;
+mod metrics;
+mod modes;
+mod reload;
+mod reports;
+mod reservations;
+mod retries;

@@ -1,0 +1,103 @@
+//! What is left in Redis: nothing that stays.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tollgate::limit::Usage;
+use tollgate::store::HoldCounts;
+
+use crate::store::fixture::{
+    Fixture, LIFETIME, MINUTE, Vary as _, charge, fixed_window, token_bucket, tokens,
+};
+use crate::support::redis::RedisServer;
+use crate::support::tasks::in_order;
+
+#[tokio::test]
+async fn every_key_expires_and_no_sooner_than_it_may() {
+    let fixture = Fixture::redis();
+    let limits = [token_bucket(10, MINUTE, 100), fixed_window(100, MINUTE)];
+    for id in ["open", "settled", "released"] {
+        let charges = [tokens("a", limits[0], 30), tokens("b", limits[1], 30)];
+        fixture.hold(id, charges).await;
+    }
+    fixture.settle("settled", Usage::Total(40)).await;
+    fixture.release("released").await;
+    let mut lifetimes = Vec::new();
+    for key in fixture.server().keys(fixture.prefix()) {
+        let left: i64 = fixture.server().command(&["PTTL", &key]);
+        let name = key.strip_prefix(fixture.prefix()).unwrap();
+        let kind = name.split(':').next().unwrap().to_owned();
+        lifetimes.push((
+            kind,
+            Duration::from_millis(u64::try_from(left).unwrap_or(0)),
+        ));
+    }
+    lifetimes.sort_unstable();
+    let bounds = [
+        // The window ends in a minute: at most doubled, and a minute more.
+        ("b", MINUTE, 3 * MINUTE),
+        // 40 are spent and were 90, which come back in nine minutes.
+        ("b", 4 * MINUTE, 19 * MINUTE),
+        ("h", LIFETIME, LIFETIME),
+        ("h", LIFETIME, LIFETIME),
+        ("h", LIFETIME, LIFETIME),
+        // The count of the open ones stays; its fields go when it is read.
+        ("holds", Duration::ZERO, Duration::ZERO),
+    ];
+    assert_eq!(lifetimes.len(), bounds.len());
+    for ((kind, left), (expected, least, most)) in lifetimes.iter().zip(bounds) {
+        assert_eq!(kind, expected);
+        // A little time has passed since they were written.
+        let least = least.saturating_sub(Duration::from_secs(30));
+        let most = most + Duration::from_secs(1);
+        assert!(least <= *left && *left <= most, "{kind}: {left:?}");
+    }
+}
+
+#[tokio::test]
+async fn many_buckets_and_reservations_come_and_go() {
+    const MANY: usize = 2000;
+    let fixture = Fixture::redis_on(Arc::new(RedisServer::start()), |_| ());
+    let server = fixture.server();
+    let limit = token_bucket(100, MINUTE, 1000);
+    let names: Vec<String> = (0..MANY).map(|name| name.to_string()).collect();
+    in_order(
+        names
+            .iter()
+            .map(|name| fixture.hold(name, [tokens(name, limit, 100)])),
+    )
+    .await;
+    assert_eq!(fixture.bucket_count(), MANY);
+    assert_eq!(server.keys(fixture.prefix()).len(), 2 * MANY + 1);
+    let full = server.memory_used();
+    in_order(
+        names
+            .iter()
+            .map(|name| fixture.settle(name, Usage::Total(0))),
+    )
+    .await;
+    // Settled to nothing, the buckets are full again and gone; of the reservations it is only
+    // remembered that they ended.
+    assert_eq!(fixture.bucket_count(), 0);
+    assert_eq!(server.keys(fixture.prefix()).len(), MANY + 1);
+    assert!(server.memory_used() < full);
+    // Used again and refilled by time, they are gone when they are next touched.
+    let all = |cost| {
+        names
+            .iter()
+            .map(move |name| charge(name, limit, cost).recorded())
+    };
+    in_order(all(100).map(|charge| fixture.charge([charge]))).await;
+    assert_eq!(fixture.bucket_count(), MANY);
+    fixture.clock.advance(LIFETIME + MINUTE);
+    in_order(all(0).map(|charge| fixture.charge([charge]))).await;
+    assert_eq!(fixture.bucket_count(), 0);
+    // And so is the count of the reservations.
+    assert_eq!(fixture.count_holds().await, HoldCounts::default());
+    assert!(
+        !server
+            .keys(fixture.prefix())
+            .iter()
+            .any(|key| key.ends_with("holds"))
+    );
+}
