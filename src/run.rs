@@ -201,10 +201,10 @@ fn load(args: &ServeArgs, metrics: &Metrics) -> Result<Loaded, RunError> {
         });
     }
     let (library, report) = Library::open(args.config.clone(), args.merge_domains);
-    tell(&report, metrics);
     if !report.errors.is_empty() {
         return Err(RunError::Config(report.errors));
     }
+    tell(&report, metrics);
     if library.domains().is_empty() {
         return Err(RunError::NoConfig);
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crate::grpc::client::{Caller, Question, Reply};
 use crate::settings::CallArgs;
 
-/// Asks, and prints the answers. Ends with 1 if any call is refused or fails.
+/// Asks, and prints the answers. Ends with 1 if any call is refused, with 2 if one is not answered.
 pub async fn call(args: CallArgs) -> ExitCode {
     let mut caller = match Caller::connect(&args.address).await {
         Ok(caller) => caller,
@@ -38,10 +38,7 @@ pub async fn call(args: CallArgs) -> ExitCode {
                     );
                 }
             }
-            Err(error) => {
-                eprintln!("tollgate: {error}");
-                return ExitCode::FAILURE;
-            }
+            Err(error) => return super::fail(&error.to_string()),
         }
     }
     code

@@ -1,7 +1,7 @@
 //! The commands: what each does with its settings, and the exit code it ends with.
 //!
-//! 0: done. 1: it was tried and is not well (a mistake in a file, a service that refuses or does
-//! not answer). 2: the command line is wrong, or nothing could be begun.
+//! 0: done. 1: it was done, and the answer is no (a mistake in a file, a request over its limit).
+//! 2: it could not be done (the command line is wrong, a port is taken, a service does not answer).
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -35,7 +35,7 @@ pub fn block_on(command: impl Future<Output = ExitCode>) -> ExitCode {
     }
 }
 
-/// Says why nothing could be begun.
+/// Says why it could not be done.
 pub fn fail(problem: &str) -> ExitCode {
     eprintln!("tollgate: {problem}");
     ExitCode::from(2)

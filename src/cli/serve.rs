@@ -29,10 +29,7 @@ pub async fn serve(args: ServeArgs) -> ExitCode {
             tracing::info!("stopped");
             ExitCode::SUCCESS
         }
-        Err(error) => {
-            tracing::error!(%error, "cannot serve");
-            super::fail(&error.to_string())
-        }
+        Err(error) => super::fail(&error.to_string()),
     }
 }
 

@@ -61,7 +61,7 @@ pub enum CallError {
     #[error("'{0}' is no address: write HOST:PORT or http://HOST:PORT")]
     BadAddress(String),
     /// Nobody answers there.
-    #[error("cannot reach {address}: {source}")]
+    #[error("cannot reach {address}: {}", root(source))]
     Unreachable {
         /// Where.
         address: String,
@@ -170,6 +170,14 @@ impl Caller {
             metadata,
         })
     }
+}
+
+/// What lies at the bottom of an error: the layers above only say that something failed.
+fn root<'e>(mut error: &'e (dyn std::error::Error + 'static)) -> &'e dyn std::error::Error {
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error
 }
 
 fn code_name(code: i32) -> &'static str {

@@ -268,7 +268,7 @@ fn nothing_is_served_by_a_configuration_with_mistakes() {
         format!("{rate}:6:"),
         format!("{syntax}:"),
     ] {
-        assert!(ran.err.contains(&place), "{place} is not in {}", ran.err);
+        assert_eq!(ran.err.matches(&place).count(), 1, "{place}: {}", ran.err);
     }
     assert!(!ran.err.contains("listening"), "{}", ran.err);
 

@@ -103,13 +103,14 @@ impl Tollgate {
             _watcher: watcher,
         };
         let listening = tollgate.wait_for_line(|line| line.contains("listening"));
+        // As text or as JSON.
         let address = |name: &str| -> SocketAddr {
             let (_, rest) = listening.split_once(name).expect("its addresses");
-            let text = rest.split_whitespace().next().unwrap();
-            text.parse().unwrap()
+            let rest = rest.trim_start_matches(['=', ':', '"']);
+            rest.split([' ', '"']).next().unwrap().parse().unwrap()
         };
-        tollgate.grpc = address("grpc_addr=");
-        tollgate.http = address("http_addr=");
+        tollgate.grpc = address("grpc_addr");
+        tollgate.http = address("http_addr");
         tollgate
     }
 
