@@ -147,15 +147,14 @@ async fn supervise(
         result = &mut both => return result,
         () = shutdown.stopping() => {}
     }
-    match tokio::time::timeout(patience, both).await {
-        Ok(result) => result,
-        Err(_) => {
-            tracing::warn!(
-                ?patience,
-                "calls under way did not finish, or connections did not close, in time"
-            );
-            Ok(())
-        }
+    if let Ok(result) = tokio::time::timeout(patience, both).await {
+        result
+    } else {
+        tracing::warn!(
+            ?patience,
+            "calls under way did not finish, or connections did not close, in time"
+        );
+        Ok(())
     }
 }
 
@@ -323,6 +322,7 @@ async fn watch_readiness(
     grpc_health.set_ready(false).await;
 }
 
+#[expect(clippy::infinite_loop, reason = "its task is aborted at the end")]
 async fn tidy(service: Service) {
     let mut interval = tokio::time::interval(TIDYING);
     loop {

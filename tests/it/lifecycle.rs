@@ -36,6 +36,9 @@ descriptors:
 /// machine; whoever waits for the store's connection or response waits much longer.
 const SOON: Duration = Duration::from_millis(500);
 
+/// Something that is done to a Redis.
+type Way = fn(&RedisServer);
+
 struct Config {
     flag: String,
     _files: TempDir,
@@ -325,7 +328,7 @@ async fn without_redis_each_limit_answers_its_own_way_and_soon() {
     let client = Client::new(connection.clone());
     until_health(&connection, Serving).await;
 
-    let ways: [(fn(&RedisServer), fn(&RedisServer)); 2] = [
+    let ways: [(Way, Way); 2] = [
         (RedisServer::stop, RedisServer::restart),
         (RedisServer::pause, RedisServer::resume),
     ];
