@@ -147,16 +147,14 @@ async fn supervise(
         result = &mut both => return result,
         () = shutdown.stopping() => {}
     }
-    match tokio::time::timeout(patience, both).await {
-        Ok(result) => result,
-        Err(_) => {
-            tracing::warn!(
-                ?patience,
-                "calls under way did not finish, or connections did not close, in time"
-            );
-            Ok(())
-        }
+    if let Ok(result) = tokio::time::timeout(patience, both).await {
+        return result;
     }
+    tracing::warn!(
+        ?patience,
+        "calls under way did not finish, or connections did not close, in time"
+    );
+    Ok(())
 }
 
 async fn ended<E>(server: Served<E>, shutdown: &Shutdown) -> Result<(), RunError>
