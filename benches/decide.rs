@@ -83,7 +83,7 @@ struct Settings {
         env = "BENCH_VARIANTS",
         value_delimiter = ',',
         value_enum,
-        default_value = "empty,memory,redis"
+        default_value = "empty,memory,redis,memory-reserved,redis-reserved"
     )]
     variants: Vec<Variant>,
     /// Another Tollgate to measure than the one just built.

@@ -148,13 +148,14 @@ async fn supervise(
         () = shutdown.stopping() => {}
     }
     if let Ok(result) = tokio::time::timeout(patience, both).await {
-        return result;
+        result
+    } else {
+        tracing::warn!(
+            ?patience,
+            "calls under way did not finish, or connections did not close, in time"
+        );
+        Ok(())
     }
-    tracing::warn!(
-        ?patience,
-        "calls under way did not finish, or connections did not close, in time"
-    );
-    Ok(())
 }
 
 async fn ended<E>(server: Served<E>, shutdown: &Shutdown) -> Result<(), RunError>
@@ -321,6 +322,7 @@ async fn watch_readiness(
     grpc_health.set_ready(false).await;
 }
 
+#[expect(clippy::infinite_loop, reason = "its task is aborted at the end")]
 async fn tidy(service: Service) {
     let mut interval = tokio::time::interval(TIDYING);
     loop {

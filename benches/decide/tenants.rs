@@ -26,16 +26,16 @@ const DOMAIN: &str = "bench";
 /// Writes the configuration that these requests meet.
 ///
 /// A store that fails must refuse, and so end the run, rather than let requests pass uncounted.
-pub(crate) fn write_config(path: &Path) -> Result<()> {
+pub(crate) fn write_config(path: &Path, cost: &str) -> Result<()> {
     let config = format!(
         "domain: {DOMAIN}
 descriptors:
   - key: tenant
     limits:
-      - name: tenant-tokens
+      - name: tenant-cost
         rate: 1000/day
         burst: {BURST}
-        cost: tokens
+        cost: {cost}
         on_store_error: deny
 "
     );

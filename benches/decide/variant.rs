@@ -23,8 +23,12 @@ pub(crate) enum Variant {
     Empty,
     /// Tollgate, buckets in its own memory.
     Memory,
+    /// The same, with a reservation made for each decision, that a report could settle.
+    MemoryReserved,
     /// Tollgate, buckets in a Redis of its own.
     Redis,
+    /// The same, with a reservation made for each decision, that a report could settle.
+    RedisReserved,
 }
 
 impl Variant {
@@ -33,7 +37,17 @@ impl Variant {
         match self {
             Self::Empty => "empty",
             Self::Memory => "memory",
+            Self::MemoryReserved => "memory-reserved",
             Self::Redis => "redis",
+            Self::RedisReserved => "redis-reserved",
+        }
+    }
+
+    /// What its limit counts: only tokens are reserved.
+    const fn cost(self) -> &'static str {
+        match self {
+            Self::Empty | Self::Memory | Self::Redis => "hits",
+            Self::MemoryReserved | Self::RedisReserved => "tokens",
         }
     }
 
@@ -49,12 +63,12 @@ impl Variant {
                 let (server, port) = start_empty()?;
                 (server, port, None)
             }
-            Self::Memory => {
+            Self::Memory | Self::MemoryReserved => {
                 let (server, port) = start_tollgate(tollgate, scratch, self, "memory").await?;
                 (server, port, None)
             }
-            Self::Redis => {
-                let redis = start_redis(scratch).await?;
+            Self::Redis | Self::RedisReserved => {
+                let redis = start_redis(scratch, self.name()).await?;
                 let (server, port) = start_tollgate(tollgate, scratch, self, &redis.url).await?;
                 (server, port, Some(redis))
             }
@@ -110,7 +124,7 @@ impl Running {
     pub(crate) fn expected(&self) -> Expected {
         match self.variant {
             Variant::Empty => Expected::Nothing,
-            Variant::Memory | Variant::Redis => Expected::Charged,
+            _ => Expected::Charged,
         }
     }
 
@@ -156,8 +170,8 @@ async fn start_tollgate(
     variant: Variant,
     store: &str,
 ) -> Result<(Process, u16)> {
-    let config = scratch.join("bench.yaml");
-    write_config(&config)?;
+    let config = scratch.join(format!("{}.yaml", variant.name()));
+    write_config(&config, variant.cost())?;
     let command = |[grpc, http]: [u16; 2]| {
         let mut command = Command::new(program);
         command
@@ -176,7 +190,7 @@ async fn start_tollgate(
 }
 
 /// A Redis that keeps nothing on disk.
-async fn start_redis(scratch: &Path) -> Result<Redis> {
+async fn start_redis(scratch: &Path, name: &str) -> Result<Redis> {
     let url = |[port]: [u16; 1]| format!("redis://127.0.0.1:{port}");
     let command = |[port]: [u16; 1]| {
         let mut command = Command::new("redis-server");
@@ -192,8 +206,12 @@ async fn start_redis(scratch: &Path) -> Result<Redis> {
             .and_then(|client| client.get_connection())
             .is_ok_and(|mut connection| connection.check_connection())
     };
-    let (process, port) =
-        Process::launch(&log_path(scratch, "redis-server"), command, is_ready).await?;
+    let (process, port) = Process::launch(
+        &log_path(scratch, &format!("{name}-server")),
+        command,
+        is_ready,
+    )
+    .await?;
     Ok(Redis {
         process,
         url: url(port),

@@ -41,7 +41,7 @@ const HEALTH_NAMES: [&str; 4] = [
 ];
 
 /// Connections that say nothing are asked whether they are still there.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE: Duration = Duration::from_mins(1);
 
 /// Tells gRPC health checks whether we are ready.
 #[derive(Clone, Debug)]

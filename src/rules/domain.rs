@@ -212,17 +212,15 @@ mod tests {
                 let composite = composite(key, value);
                 // Fails where an earlier text made the node already.
                 drop(level.insert(key, value, rule(&path)));
-                level = match level.exact.contains_key(composite.as_str()) {
-                    true => &mut level.exact.get_mut(composite.as_str()).unwrap().children,
-                    false => {
-                        let (_, rule) = level
-                            .wildcards
-                            .iter_mut()
-                            .find(|(pattern, _)| pattern.text() == composite)
-                            .unwrap();
-                        &mut rule.children
-                    }
+                let rule = if level.exact.contains_key(composite.as_str()) {
+                    level.exact.get_mut(composite.as_str())
+                } else {
+                    let mut wildcards = level.wildcards.iter_mut();
+                    wildcards
+                        .find(|(pattern, _)| pattern.text() == composite)
+                        .map(|(_, rule)| rule)
                 };
+                level = &mut rule.unwrap().children;
             }
         }
         domain

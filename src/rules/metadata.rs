@@ -13,8 +13,8 @@ pub enum Metadata {
     Bool(bool),
     Number(f64),
     Text(String),
-    List(Vec<Metadata>),
-    Map(BTreeMap<String, Metadata>),
+    List(Vec<Self>),
+    Map(BTreeMap<String, Self>),
 }
 
 impl Metadata {

@@ -150,7 +150,9 @@ mod tests {
     use super::super::request::Descriptor;
     use super::*;
 
-    fn request<'a>(descriptors: &[(&[(&'a str, &'a str)], Option<u64>)]) -> Request<'a> {
+    type Described<'d, 'a> = (&'d [(&'a str, &'a str)], Option<u64>);
+
+    fn request<'a>(descriptors: &[Described<'_, 'a>]) -> Request<'a> {
         Request {
             domain: "llm",
             descriptors: descriptors

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use tollgate::clock;
 use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
 
+use crate::support::http;
 use crate::support::redis::RedisServer;
 use crate::support::rls::{
     Client, admitted, ask, channel, connect, descriptor, health, limit_of, request, until_health,
@@ -34,6 +35,9 @@ descriptors:
 /// An answer is due within the 15 ms that a decision waits for the store. The rest is for a busy
 /// machine; whoever waits for the store's connection or response waits much longer.
 const SOON: Duration = Duration::from_millis(500);
+
+/// Something that is done to a Redis.
+type Way = fn(&RedisServer);
 
 struct Config {
     flag: String,
@@ -57,6 +61,20 @@ fn asked(key: &str) -> RateLimitRequest {
 /// How much is left; `None` where no store said so.
 fn remaining(answer: &RateLimitResponse) -> Option<u32> {
     limit_of(&answer.statuses[0]).map(|_| answer.statuses[0].limit_remaining)
+}
+
+/// Looks until `/metrics` says that the store answers, or that it does not.
+async fn until_up(tollgate: &Tollgate, up: bool) {
+    let wanted = format!("tollgate_store_up {}", u8::from(up));
+    let begun = clock::instant();
+    while !http::send(tollgate.http, "GET", "/metrics", b"")
+        .await
+        .body
+        .contains(&wanted)
+    {
+        assert!(begun.elapsed() < PATIENCE, "no {wanted}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Asks until the store decides again.
@@ -310,7 +328,7 @@ async fn without_redis_each_limit_answers_its_own_way_and_soon() {
     let client = Client::new(connection.clone());
     until_health(&connection, Serving).await;
 
-    let ways: [(fn(&RedisServer), fn(&RedisServer)); 2] = [
+    let ways: [(Way, Way); 2] = [
         (RedisServer::stop, RedisServer::restart),
         (RedisServer::pause, RedisServer::resume),
     ];
@@ -328,7 +346,9 @@ async fn without_redis_each_limit_answers_its_own_way_and_soon() {
                 assert!(took < SOON, "{key} took {took:?}");
             }
         }
-        until_health(&connection, NotServing).await;
+        // If it called itself unready, Envoy would have nobody to ask, and `deny` no voice.
+        until_up(&tollgate, false).await;
+        assert_eq!(health(&connection).await, Serving);
 
         // Many at once are many answers, and few lines: one a second and what readiness says.
         let before = tollgate.lines_with("WARN");
@@ -348,7 +368,7 @@ async fn without_redis_each_limit_answers_its_own_way_and_soon() {
         assert!(tollgate.lines_with("did not answer") > 0);
 
         back(&redis);
-        until_health(&connection, Serving).await;
+        until_up(&tollgate, true).await;
         until_decided(&client, "deny").await;
     }
 }
@@ -380,7 +400,7 @@ async fn the_password_of_the_store_is_shown_to_nobody() {
     let mut serving = Tollgate::serve(&[&config.flag, "--store", &store, "--log-level=trace"]);
     let client = connect(&serving).await;
     assert!(!admitted(&ask(&client, asked("deny")).await));
-    serving.wait_for_line(|line| line.contains("not ready"));
+    serving.wait_for_line(|line| line.contains("the store does not answer"));
     serving.signal("-INT");
     serving.ended(PATIENCE);
     assert!(!serving.log().contains(PASSWORD), "{}", serving.log());

@@ -1,4 +1,12 @@
 //! The integration tests, in one binary.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::string_slice,
+    reason = "a test fails where it stands, and shows the logs of what it started"
+)]
 
 mod admin;
 mod bad_requests;

@@ -173,7 +173,7 @@ local position = 1
 -- Charges: slot, limit, effect (0 enforce, 1 quota, 2 record, 3 shadow; + 8 where a report changes
 -- it), amount, threshold.
 local slot, limit, effect, amount, threshold = {}, {}, {}, {}, {}
-local spent_before, fraction_before, fits = {}, {}, {}
+local spent_before, fraction_before, spent_after, fraction_after, fits = {}, {}, {}, {}, {}
 local function read_charges(count)
   for c = 1, count do
     slot[c], limit[c], effect[c], amount[c], threshold[c], position =
@@ -220,6 +220,7 @@ local function decide()
     local ok = e == 2 or spent[i] <= threshold[c]
     fits[c] = ok
     if ok or over[limit[c]] then spend(i, amount[c]) end
+    spent_after[c], fraction_after[c] = spent[i], fraction[i]
     if e == 0 then
       if not ok then enforced_over = true end
     elseif e == 1 then
@@ -249,17 +250,11 @@ local function decide()
     end
     return
   end
-  -- The state after each charge is only known for charges that share a bucket with none before;
-  -- for the others it is computed again from the first.
   for c = 1, count do
-    local i = slot[c]
-    local s, f = spent[i], fraction[i]
-    for later = count, c + 1, -1 do
-      if slot[later] == i then s, f = spent_before[later], fraction_before[later] end
-    end
+    local s = spent_after[c]
     if not fits[c] then s = -s - 1 end
-    answer[#answer + 1] = pack('<dd', s, f)
-    dirty[i] = true
+    answer[#answer + 1] = pack('<dd', s, fraction_after[c])
+    dirty[slot[c]] = true
   end
   if late then
     close(hold_key, 's', late)

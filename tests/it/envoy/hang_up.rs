@@ -5,7 +5,7 @@ use crate::support::client::Request;
 
 /// Reads the first piece of a streamed answer and hangs up.
 fn hang_up_after_the_first_piece(stage: &Stage, request: Request, piece: &str) {
-    let request = request.header("x-fake-stall-after", 1);
+    let request = request.header("x-fake-stall-after", &1);
     let sent = request.send(stage.envoy.port).unwrap();
     let mut answer = sent.begin().unwrap();
     answer.read_until(piece).unwrap();
@@ -15,10 +15,10 @@ fn hang_up_after_the_first_piece(stage: &Stage, request: Request, piece: &str) {
 fn what_was_reported_before_the_client_hung_up_is_charged() {
     let stage = Stage::settle();
     let request = prompt("/v1/messages", "hasty", true)
-        .header("x-fake-input-tokens", 812)
-        .header("x-fake-cache-read-tokens", 204)
-        .header("x-fake-cache-write-tokens", 33)
-        .header("x-fake-output-tokens", 411);
+        .header("x-fake-input-tokens", &812)
+        .header("x-fake-cache-read-tokens", &204)
+        .header("x-fake-cache-write-tokens", &33)
+        .header("x-fake-output-tokens", &411);
     hang_up_after_the_first_piece(&stage, request, "content_block_delta");
 
     let calls = stage.calls(2);
@@ -70,7 +70,7 @@ fn without_usage_the_estimate_stays_or_comes_back_as_each_limit_says() {
 #[test]
 fn an_error_of_the_provider_costs_a_request_and_no_tokens() {
     let stage = Stage::settle();
-    let request = chat("unlucky", false).header("x-fake-status", 500);
+    let request = chat("unlucky", false).header("x-fake-status", &500);
     assert_eq!(stage.ask(&request).status, 500);
     stage.calls(2);
     let left = levels([

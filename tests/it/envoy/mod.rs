@@ -12,6 +12,7 @@
 mod cancelled;
 mod hang_up;
 mod providers;
+mod quickstart;
 mod reference;
 mod refusal;
 mod repeated;

@@ -77,11 +77,11 @@ fn every_provider_streamed_or_not_is_charged_to_the_token() {
             let tenant = format!("{}-{stream}", provider.name);
             let before = stage.levels("deployment", provider.deployment)["tokens"];
             let request = prompt(path, &tenant, stream)
-                .header("x-fake-input-tokens", INPUT)
-                .header("x-fake-cache-read-tokens", CACHE_READ)
-                .header("x-fake-cache-write-tokens", provider.cache_write)
-                .header("x-fake-output-tokens", OUTPUT)
-                .header("x-fake-reasoning-tokens", REASONING);
+                .header("x-fake-input-tokens", &INPUT)
+                .header("x-fake-cache-read-tokens", &CACHE_READ)
+                .header("x-fake-cache-write-tokens", &provider.cache_write)
+                .header("x-fake-output-tokens", &OUTPUT)
+                .header("x-fake-reasoning-tokens", &REASONING);
             let answer = stage.ask(&request);
             assert_eq!(answer.status, 200, "{tenant}: {}", answer.body);
             assert_eq!(answer.body.contains("data: {"), stream, "{tenant}");

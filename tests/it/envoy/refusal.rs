@@ -13,8 +13,8 @@ const SECONDS_A_TOKEN: u64 = 24 * 60 * 60;
 fn a_refused_request_is_told_so_and_charged_nowhere() {
     let stage = Stage::settle();
     let first = chat("small", false)
-        .header("x-fake-input-tokens", 600)
-        .header("x-fake-output-tokens", 100);
+        .header("x-fake-input-tokens", &600)
+        .header("x-fake-output-tokens", &100);
     assert_eq!(stage.ask(&first).status, 200);
     stage.calls(2);
     let tenant = levels([("requests", 99), ("tokens", 300)]);

@@ -8,8 +8,8 @@ use crate::support::tap::{Call, End};
 fn a_call_that_comes_again_counts_once_on_whatever_replica() {
     let stage = Stage::settle();
     let request = chat("twice", false)
-        .header("x-fake-input-tokens", 70)
-        .header("x-fake-output-tokens", 9);
+        .header("x-fake-input-tokens", &70)
+        .header("x-fake-output-tokens", &9);
     assert_eq!(stage.ask(&request).status, 200);
     let calls = stage.calls(2);
     let [admission, report] = calls.first_chunk().unwrap();

@@ -39,8 +39,8 @@ fn a_limit_holds_exactly_over_all_replicas() {
 fn a_replica_that_goes_away_costs_no_request_and_no_token() {
     let mut stage = Stage::settle();
     let request = chat("loyal", false)
-        .header("x-fake-input-tokens", 50)
-        .header("x-fake-output-tokens", 6);
+        .header("x-fake-input-tokens", &50)
+        .header("x-fake-output-tokens", &6);
     assert_eq!(stage.ask(&request).status, 200);
     stage.calls(2);
 

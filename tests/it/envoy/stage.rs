@@ -28,7 +28,7 @@ pub(super) struct Stage {
     pub(super) replicas: [Tollgate; 2],
     pub(super) taps: [Tap; 2],
     calls: Calls,
-    pub(super) redis: Arc<RedisServer>,
+    _redis: Arc<RedisServer>,
     pub(super) runtime: Runtime,
 }
 
@@ -98,7 +98,7 @@ impl Stage {
             replicas,
             taps,
             calls,
-            redis,
+            _redis: redis,
             runtime,
         }
     }
@@ -115,6 +115,11 @@ impl Stage {
             let pending = |call: &Call| matches!(call.end, End::Pending);
             (calls.len() >= count && !calls.iter().any(pending)).then_some(calls)
         });
+        for call in &calls {
+            if let End::Failed(status) = &call.end {
+                panic!("a call failed: {status}");
+            }
+        }
         assert_eq!(calls.len(), count, "{calls:#?}");
         calls
     }

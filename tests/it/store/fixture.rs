@@ -267,6 +267,7 @@ pub(super) fn reservation(id: &str, charges: &[(Charge, HeldCharge)]) -> Hold {
     Hold {
         key: HoldKey::of("llm", id),
         fresh: false,
+        only_tells_retries: false,
         lifetime: LIFETIME,
         record: Record {
             domain: Arc::from("llm"),

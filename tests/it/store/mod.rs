@@ -6,5 +6,6 @@
 
 mod conformance;
 mod fixture;
+mod memory;
 mod model;
 mod redis;

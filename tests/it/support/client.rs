@@ -34,7 +34,7 @@ impl Request {
 
     /// With one more header.
     #[must_use]
-    pub(crate) fn header(mut self, name: &str, value: impl ToString) -> Self {
+    pub(crate) fn header(mut self, name: &str, value: &(impl ToString + ?Sized)) -> Self {
         self.text = format!("{}{name}: {}\r\n", self.text, value.to_string());
         self
     }

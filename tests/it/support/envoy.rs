@@ -44,7 +44,7 @@ impl Config {
 /// A running Envoy.
 #[derive(Debug)]
 pub(crate) struct Envoy {
-    program: Program,
+    _program: Program,
     /// Where clients connect.
     pub(crate) port: u16,
     admin: u16,
@@ -80,7 +80,7 @@ impl Envoy {
             u16::try_from(port).ok()
         });
         Self {
-            program,
+            _program: program,
             port,
             admin,
         }

@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -32,7 +32,8 @@ pub(crate) fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
 pub(crate) struct Program {
     name: String,
     child: Child,
-    /// A shell that reads from a pipe which only we hold: when we are gone it kills the program.
+    /// A shell that reads from a pipe which only we hold: when we are gone it ends the program,
+    /// and gently, because the program may have started others.
     watcher: Child,
     /// A place for its files, its output among them.
     directory: TempDir,
@@ -58,7 +59,7 @@ impl Program {
             panic!("{name}: {program}: {error}; run scripts/install-test-tools")
         });
         let watcher = Command::new("sh")
-            .args(["-c", "read -r _; kill -9 \"$0\"", &child.id().to_string()])
+            .args(["-c", "read -r _; kill \"$0\"", &child.id().to_string()])
             .stdin(Stdio::piped())
             .spawn();
         let watcher = watcher.unwrap_or_else(|error| {
@@ -87,6 +88,27 @@ impl Program {
             }
             probe(self)
         })
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let name = format!("{} ends", self.name);
+        until(&name, || self.child.try_wait().expect("a child of ours"))
+    }
+
+    /// Whether it has not ended yet.
+    pub(crate) fn is_running(&mut self) -> bool {
+        let ended = self.child.try_wait().expect("a child of ours");
+        ended.is_none()
+    }
+
+    /// Sends it a signal: `INT`, `TERM`. It must not have ended.
+    pub(crate) fn signal(&self, signal: &str) {
+        let status = Command::new("kill")
+            .args(["-s", signal, &self.child.id().to_string()])
+            .status()
+            .expect("kill to be in PATH");
+        assert!(status.success(), "kill -s {signal} failed");
     }
 
     /// Kills it.

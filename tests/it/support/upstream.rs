@@ -9,7 +9,7 @@ use super::process::Program;
 /// A running provider.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    program: Program,
+    _program: Program,
     /// Where it listens.
     pub(crate) port: u16,
 }
@@ -27,7 +27,10 @@ impl Upstream {
             let (_, address) = output.lines().next()?.split_once("listening on ")?;
             address.rsplit_once(':')?.1.parse().ok()
         });
-        Self { program, port }
+        Self {
+            _program: program,
+            port,
+        }
     }
 
     /// How many requests came so far.

@@ -1,7 +1,7 @@
 //! Reservations: settled once, released once, and never lost.
 
 use tollgate::limit::{Effect, Formula, MissingUsage, Mode, Settlement, Usage, Weight};
-use tollgate::store::{EndResult, Ending, HoldCounts, HoldKey, Verdict};
+use tollgate::store::{EndResult, Ending, Hold, HoldCounts, HoldKey, Verdict};
 
 use super::for_every_store;
 use crate::store::fixture::{
@@ -12,7 +12,7 @@ use crate::store::fixture::{
 for_every_store! {
     a_settlement_replaces_the_estimate_by_what_was_used
     a_settlement_weighs_what_was_counted_and_rounds_up
-    a_total_is_the_cost_of_what_counts_tokens_or_hits
+    a_total_is_the_cost_of_what_counts_tokens
     a_response_without_usage_keeps_its_estimate_or_gives_it_back
     settling_twice_changes_nothing
     a_release_gives_everything_back_once
@@ -26,7 +26,9 @@ for_every_store! {
     the_same_admission_twice_is_charged_once
     a_refused_admission_leaves_no_reservation
     a_look_leaves_no_reservation
+    a_reservation_expires_at_its_instant_and_not_a_microsecond_before
     a_reservation_expires_and_is_counted_once
+    a_reservation_under_a_new_key_is_one_like_any_other
     a_shadowed_charge_that_did_not_fit_is_not_given_back
     a_settlement_reaches_buckets_refilled_meanwhile
     ids_of_other_domains_are_other_reservations
@@ -81,26 +83,22 @@ async fn a_settlement_weighs_what_was_counted_and_rounds_up(store: Fixture) {
     }
 }
 
-async fn a_total_is_the_cost_of_what_counts_tokens_or_hits(store: Fixture) {
+async fn a_total_is_the_cost_of_what_counts_tokens(store: Fixture) {
     let limit = token_bucket(10, MINUTE, 5000);
     let charges = [
         tokens("tokens", limit, 800),
-        held("hits", limit, 3, 0, Formula::HITS),
+        held("hits", limit, 3, 3, Formula::HITS),
         request("requests", limit),
     ];
-    store.hold("id", charges).await;
-    let ended = store.settle("id", Usage::Total(55)).await;
-    assert_eq!(
-        spent_of(&ended.readings),
-        [(true, 55), (true, 55), (true, 1)]
-    );
-    // Measured tokens leave what counts hits alone.
-    store.hold("other", charges).await;
-    let ended = store.settle("other", measured([5, 0, 0, 0])).await;
-    assert_eq!(
-        spent_of(&ended.readings),
-        [(true, 60), (true, 58), (true, 2)]
-    );
+    for (id, usage) in [("a", Usage::Total(55)), ("b", measured([55, 0, 0, 0]))] {
+        store.hold(id, charges).await;
+        let ended = store.settle(id, usage).await;
+        let times = if id == "a" { 1 } else { 2 };
+        assert_eq!(
+            spent_of(&ended.readings),
+            [(true, 55 * times), (true, 3 * times), (true, times)]
+        );
+    }
 }
 
 async fn a_response_without_usage_keeps_its_estimate_or_gives_it_back(store: Fixture) {
@@ -177,7 +175,7 @@ async fn a_settlement_comes_back_with_what_was_remembered(store: Fixture) {
     );
     let charges = [
         tokens("a", bucket, 800),
-        held("b", window, 3, 1, Formula::HITS),
+        held("b", window, 3, 1, Formula::TOKENS),
     ];
     store.hold("id", charges).await;
     let EndResult::Settled(record) = store.settle("id", Usage::Missing).await.result else {
@@ -283,6 +281,34 @@ async fn a_look_leaves_no_reservation(store: Fixture) {
     let look = store.admit(asked, Mode::Peek, Some(hold)).await;
     assert_eq!(outcome(&look), (Verdict::Admitted, vec![(true, 0)]));
     assert_eq!(store.release("id").await.result, EndResult::Unknown);
+    assert_eq!(store.count_holds().await, open(0));
+}
+
+async fn a_reservation_expires_at_its_instant_and_not_a_microsecond_before(store: Fixture) {
+    let limit = token_bucket(1, 10 * MINUTE, 5000);
+    let charges = [tokens("a", limit, 800)];
+    store.hold("id", charges).await;
+    store.clock.advance(just_before(LIFETIME));
+    assert_eq!(store.hold("id", charges).await.verdict, Verdict::Repeated);
+    store.clock.advance(MICROSECOND);
+    assert_eq!(store.release("id").await.result, EndResult::Unknown);
+    // One came back in the ten minutes.
+    let admitted = store.hold("id", charges).await;
+    assert_eq!(outcome(&admitted), (Verdict::Admitted, vec![(true, 1599)]));
+}
+
+async fn a_reservation_under_a_new_key_is_one_like_any_other(store: Fixture) {
+    let limit = token_bucket(10, MINUTE, 1000);
+    let (charge, held) = tokens("a", limit, 800);
+    let hold = Hold {
+        fresh: true,
+        ..reservation("id", &[(charge, held)])
+    };
+    let admitted = store.admit([charge], Mode::Apply, Some(hold)).await;
+    assert_eq!(outcome(&admitted), (Verdict::Admitted, vec![(true, 800)]));
+    assert_eq!(store.count_holds().await, open(1));
+    let ended = store.settle("id", measured([7, 0, 0, 0])).await;
+    assert_eq!(spent_of(&ended.readings), [(true, 7)]);
     assert_eq!(store.count_holds().await, open(0));
 }
 

@@ -57,7 +57,6 @@ pub(super) struct Charged {
     pub(super) effect: Meaning,
     pub(super) fixed: u64,
     pub(super) weights: [u32; 4],
-    pub(super) counts_hits: bool,
     pub(super) missing_gives_back: bool,
 }
 
@@ -71,7 +70,6 @@ impl Charged {
             effect: Meaning::Record,
             fixed: 0,
             weights: [0; 4],
-            counts_hits: false,
             missing_gives_back: false,
         }
     }
@@ -238,19 +236,24 @@ fn charged() -> impl Strategy<Value = Charged> {
         Just([1000; 4]),
         [0_u32..=1_000_000, 0_u32..=3, 0_u32..=5000, 1_u32..=9999],
     ];
-    let flags = (any::<bool>(), any::<bool>());
-    (0..BUCKETS, cost, headroom, effect, 0_u64..5, weights, flags).prop_map(
-        |(bucket, cost, headroom, effect, fixed, weights, (counts_hits, missing_gives_back))| {
-            Charged {
+    (
+        0..BUCKETS,
+        cost,
+        headroom,
+        effect,
+        0_u64..5,
+        weights,
+        any::<bool>(),
+    )
+        .prop_map(
+            |(bucket, cost, headroom, effect, fixed, weights, missing_gives_back)| Charged {
                 bucket,
                 cost,
                 headroom,
                 effect,
                 fixed,
                 weights,
-                counts_hits,
                 missing_gives_back,
-            }
-        },
-    )
+            },
+        )
 }

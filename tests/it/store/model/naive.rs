@@ -66,7 +66,6 @@ pub(super) struct Held {
     pub(super) amount: u64,
     pub(super) fixed: u64,
     pub(super) weights: [u32; 4],
-    pub(super) counts_hits: bool,
     pub(super) missing_gives_back: bool,
 }
 
@@ -98,7 +97,8 @@ impl Naive {
         let mut asked = asked.to_vec();
         for charge in &mut asked {
             if reported && charge.held.counts_tokens() {
-                (charge.cost, charge.effect) = (0, Meaning::Record);
+                let fixed = i64::try_from(charge.held.fixed).unwrap();
+                (charge.cost, charge.effect) = (fixed, Meaning::Record);
             }
         }
         let (admitted, told) = self.apply(&asked, peek);
@@ -341,9 +341,7 @@ impl Held {
                     .sum();
                 fixed + (thousandths.min(1 << 53) + 999) / 1000
             }
-            End::Total(total) if self.counts_tokens() || self.counts_hits => {
-                fixed + i128::from(total)
-            }
+            End::Total(total) if self.counts_tokens() => fixed + i128::from(total),
             End::Missing if self.counts_tokens() && self.missing_gives_back => fixed,
             End::Measured(_) | End::Total(_) | End::Missing => amount,
         }

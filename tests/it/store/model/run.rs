@@ -197,6 +197,7 @@ impl<'a> Run<'a> {
                 let hold = id.map(|id| Hold {
                     key: self.hold_key(id),
                     fresh: false,
+                    only_tells_retries: false,
                     lifetime,
                     record: Record {
                         domain: Arc::from("llm"),
@@ -245,7 +246,6 @@ impl<'a> Run<'a> {
                         amount: u64::try_from(charged.cost).unwrap_or(0),
                         fixed: charged.fixed,
                         weights: charged.weights,
-                        counts_hits: charged.counts_hits,
                         missing_gives_back: charged.missing_gives_back,
                     },
                 }
@@ -290,13 +290,8 @@ impl Held {
             amount: self.amount,
             fixed: self.fixed,
             formula: Formula {
-                requests: Weight::ZERO,
-                hits: if self.counts_hits {
-                    Weight::ONE
-                } else {
-                    Weight::ZERO
-                },
                 tokens: self.weights.map(weight),
+                ..Formula::default()
             },
             missing_usage: if self.missing_gives_back {
                 MissingUsage::Release

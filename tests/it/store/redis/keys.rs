@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tollgate::limit::Usage;
-use tollgate::store::HoldCounts;
+use tollgate::limit::{Mode, Usage};
+use tollgate::store::{EndResult, Hold, HoldCounts};
 
+use super::eventually;
 use crate::store::fixture::{
-    Fixture, LIFETIME, MINUTE, Vary as _, charge, fixed_window, token_bucket, tokens,
+    Fixture, LIFETIME, MINUTE, Vary as _, charge, fixed_window, reservation, token_bucket, tokens,
 };
 use crate::support::redis::RedisServer;
 use crate::support::tasks::in_order;
@@ -100,4 +101,26 @@ async fn many_buckets_and_reservations_come_and_go() {
             .iter()
             .any(|key| key.ends_with("holds"))
     );
+}
+
+#[tokio::test]
+async fn an_ended_reservation_is_forgotten_by_the_servers_own_clock() {
+    let fixture = Fixture::redis_with(|options| options.clock = None);
+    let limit = token_bucket(1, MINUTE, 1000);
+    let (charge, held) = tokens("a", limit, 100);
+    let hold = |lifetime| Hold {
+        lifetime,
+        ..reservation("id", &[(charge, held)])
+    };
+    let brief = hold(Duration::from_millis(1));
+    fixture.admit([charge], Mode::Apply, Some(brief)).await;
+    eventually("it is forgotten", || async {
+        fixture.release("id").await.result == EndResult::Unknown
+    })
+    .await;
+    let prefix = format!("{}h:", fixture.prefix());
+    eventually("its key is gone", || async {
+        fixture.server().keys(&prefix).is_empty()
+    })
+    .await;
 }
