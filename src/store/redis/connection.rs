@@ -10,7 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo as _, Value};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo as _,
+    ServerErrorKind, Value,
+};
 use secrecy::ExposeSecret as _;
 
 use super::{Options, StoreError, script};
@@ -167,6 +170,10 @@ impl Connection {
         {
             self.closed.store(true, Ordering::Release);
             return StoreError::Connection(error.to_string());
+        }
+        if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
+            // This one was the primary. Whoever the address leads to now may be.
+            self.closed.store(true, Ordering::Release);
         }
         StoreError::Rejected(error.to_string())
     }
