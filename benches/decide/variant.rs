@@ -178,7 +178,9 @@ async fn start_tollgate(
             .arg("serve")
             .arg("--config")
             .arg(&config)
-            .args(["--store", store]);
+            .args(["--store", store])
+            // A busy machine may be late; that is told as latency, not by refusing.
+            .args(["--store-timeout", "1s"]);
         command.args(["--grpc-addr", &format!("127.0.0.1:{grpc}")]);
         command.args(["--http-addr", &format!("127.0.0.1:{http}")]);
         command

@@ -21,7 +21,7 @@ impl Bucket {
     pub fn refill(&mut self, limit: &Limit, now: Timestamp) {
         match limit.algorithm {
             Algorithm::FixedWindow => {
-                let start = window_start(limit, now);
+                let start = limit.rate.window_start(now);
                 if start > self.at {
                     *self = Self {
                         at: start,
@@ -89,7 +89,9 @@ impl Bucket {
         match limit.algorithm {
             Algorithm::TokenBucket => None,
             Algorithm::FixedWindow => {
-                let end = window_start(limit, now)
+                let end = limit
+                    .rate
+                    .window_start(now)
                     .as_micros()
                     .saturating_add(limit.rate.period_micros());
                 Some(Duration::from_micros(end.saturating_sub(now.as_micros())))
@@ -105,7 +107,9 @@ impl Bucket {
         match limit.algorithm {
             Algorithm::FixedWindow => {
                 // Not `at` plus a period: that window may have been one of another length.
-                let end = window_start(limit, now.max(self.at))
+                let end = limit
+                    .rate
+                    .window_start(now.max(self.at))
                     .as_micros()
                     .saturating_add(limit.rate.period_micros());
                 Some(Duration::from_micros(end.saturating_sub(now.as_micros())))
@@ -126,12 +130,6 @@ impl Bucket {
             }
         }
     }
-}
-
-fn window_start(limit: &Limit, now: Timestamp) -> Timestamp {
-    let now = now.as_micros();
-    let into = now.checked_rem(limit.rate.period_micros()).unwrap_or(0);
-    Timestamp::from_micros(now.saturating_sub(into))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What an admission charged and may have to give back: one charge of a reservation.
 
-use super::{Formula, Limit, Usage};
+use super::{Algorithm, Formula, Limit, Timestamp, Usage};
 
 /// One charge of a reservation: enough to settle it without asking the configuration again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +60,19 @@ impl HeldCharge {
         }
     }
 
-    /// What the bucket has to take (or, below zero, to give back) for the settlement.
-    pub fn correction(&self, settlement: Settlement) -> i64 {
+    /// What the bucket has to take (or, below zero, to give back) for a settlement at `now` of
+    /// what was charged at `made`.
+    ///
+    /// A window that began after the charge never bore it, and gets nothing back.
+    pub fn correction(&self, settlement: Settlement, made: Timestamp, now: Timestamp) -> i64 {
         let last = self.final_amount(settlement).cast_signed();
-        last.saturating_sub(self.amount.cast_signed())
+        let correction = last.saturating_sub(self.amount.cast_signed());
+        let other_window = self.limit.algorithm == Algorithm::FixedWindow
+            && self.limit.rate.window_start(now) > made;
+        if other_window {
+            correction.max(0)
+        } else {
+            correction
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::MAX_AMOUNT;
+use super::{MAX_AMOUNT, Timestamp};
 
 /// An amount per period.
 ///
@@ -69,6 +69,13 @@ impl Rate {
     /// The period in microseconds; also the length of a fixed window.
     pub const fn period_micros(self) -> u64 {
         self.period_micros
+    }
+
+    /// When the window began that `now` lies in: windows are aligned to the Unix epoch.
+    pub fn window_start(self, now: Timestamp) -> Timestamp {
+        let now = now.as_micros();
+        let into = now.checked_rem(self.period_micros).unwrap_or(0);
+        Timestamp::from_micros(now.saturating_sub(into))
     }
 
     /// Tokens that come back every [`Self::denominator`] microseconds.

@@ -61,7 +61,8 @@ impl Limit {
     /// The most that may be spent already for `cost` to fit; `None`: it never fits.
     ///
     /// `headroom` is what has to stay free beyond the cost (for classes of lower priority). A
-    /// refund (a negative cost) always fits.
+    /// refund (a negative cost) always fits. With [`Oversize::WhenFull`], a cost that cannot fit
+    /// beside the headroom fits while nothing is spent.
     pub fn threshold(&self, cost: i64, headroom: u64) -> Option<u64> {
         let Ok(cost) = u64::try_from(cost) else {
             return Some(u64::MAX);
@@ -70,10 +71,11 @@ impl Limit {
             (0, ZeroCost::NeedsRoom) => 1,
             (cost, _) => cost,
         };
-        match (self.burst.checked_sub(asked), self.oversize) {
-            (Some(threshold), _) => threshold.checked_sub(headroom),
-            (None, Oversize::WhenFull) if cost > 0 => Some(0),
-            (None, _) => None,
-        }
+        let threshold = self
+            .burst
+            .checked_sub(asked)
+            .and_then(|left| left.checked_sub(headroom));
+        let when_full = self.oversize == Oversize::WhenFull && cost > 0;
+        threshold.or(when_full.then_some(0))
     }
 }

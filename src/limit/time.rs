@@ -20,11 +20,6 @@ impl Timestamp {
         self.0
     }
 
-    /// The time from `earlier` to this point; zero where it is not earlier.
-    pub const fn since(self, earlier: Self) -> Duration {
-        Duration::from_micros(self.0.saturating_sub(earlier.0))
-    }
-
     /// This point, `later` after it was.
     #[must_use]
     pub fn plus(self, later: Duration) -> Self {

@@ -12,13 +12,13 @@ use super::policy::Policy;
 use super::request::{Request, RequestError};
 use super::{Service, report};
 use crate::clock;
-use crate::limit::{Effect, HeldCharge, Mode};
+use crate::limit::{Effect, Formula, HeldCharge, Mode};
 use crate::metrics::ReportLabel;
 use crate::rules::OnStoreError;
 use crate::store::{Admission, Charges, Hold, HoldKey, Record, RecordedCharge, Verdict};
 
 /// How long the same request may come again where nothing else has to be remembered of it.
-const RETRY_TIME: Duration = Duration::from_mins(1);
+pub(super) const RETRY_TIME: Duration = Duration::from_mins(1);
 
 /// What the caller is told when the store does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,21 +207,7 @@ impl Service {
         let handed_out = settles || control.id.is_some();
         let record = Record {
             domain: Arc::clone(&policy.name),
-            charges: plan
-                .charges
-                .iter()
-                .map(|planned| RecordedCharge {
-                    key: planned.key,
-                    label: policy.label(&planned.limit, planned.is_override()),
-                    held: HeldCharge {
-                        limit: planned.terms,
-                        amount: u64::try_from(planned.cost.amount).unwrap_or(0),
-                        fixed: planned.cost.fixed,
-                        formula: planned.limit.formula,
-                        missing_usage: planned.limit.missing_usage,
-                    },
-                })
-                .collect(),
+            charges: record_charges(policy, plan),
         };
         let hold = Hold {
             key: HoldKey::of(&policy.name, &id),
@@ -236,6 +222,37 @@ impl Service {
         };
         (Some(hold), handed_out.then_some(id))
     }
+}
+
+/// What is remembered of each charge. Of several token charges on one bucket the first remembers
+/// all, so that a report, which is of the whole request, replaces them once.
+fn record_charges(policy: &Policy, plan: &Plan<'_>) -> Vec<RecordedCharge> {
+    let mut charges: Vec<RecordedCharge> = Vec::with_capacity(plan.charges.len());
+    for planned in &plan.charges {
+        let mut held = HeldCharge {
+            limit: planned.terms,
+            amount: u64::try_from(planned.cost.amount).unwrap_or(0),
+            fixed: planned.cost.fixed,
+            formula: planned.limit.formula,
+            missing_usage: planned.limit.missing_usage,
+        };
+        let same = |charge: &&mut RecordedCharge| charge.key == planned.key;
+        if planned.settles()
+            && let Some(first) = charges.iter_mut().find(same)
+        {
+            first.held.amount = first.held.amount.saturating_add(held.amount);
+            first.held.fixed = first.held.fixed.saturating_add(held.fixed);
+            held.amount = 0;
+            held.fixed = 0;
+            held.formula = Formula::default();
+        }
+        charges.push(RecordedCharge {
+            key: planned.key,
+            label: policy.label(&planned.limit, planned.is_override()),
+            held,
+        });
+    }
+    charges
 }
 
 fn count(policy: &Policy, outcome: &Outcome<'_>) {

@@ -248,6 +248,7 @@ fn most_restrictive<'a, 'p: 'a>(
 ///
 /// A charge waits for room beside the charges before it that take from the same bucket.
 fn waits(plan: &Plan<'_>, decision: &Decision) -> SmallVec<[Option<Duration>; 4]> {
+    let refused = decision.verdict == Verdict::Refused;
     let planned = plan.charges.iter().zip(&decision.readings).enumerate();
     planned
         .map(|(index, (planned, reading))| {
@@ -266,7 +267,8 @@ fn waits(plan: &Plan<'_>, decision: &Decision) -> SmallVec<[Option<Duration>; 4]
                 .charges
                 .iter()
                 .take(index)
-                .filter(|before| before.key == planned.key)
+                // Where the request was admitted, the reading contains them already.
+                .filter(|before| refused && before.key == planned.key)
                 .try_fold(planned.threshold?, |threshold, before| {
                     let taken = u64::try_from(before.cost.amount).unwrap_or(0);
                     threshold.checked_sub(taken)

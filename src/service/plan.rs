@@ -186,14 +186,12 @@ impl<'p> Plan<'p> {
             }
             return;
         }
-        // Counts hold for the whole request: several descriptors that come to one bucket (one for
-        // each measure, say) take them from it once.
+        // Counts, and estimates where there are none, are of the whole request: several descriptors
+        // that come to one bucket (one for each measure, say) take them from it once.
         let again = limit.formula.counts_tokens()
-            && control.counts.is_some()
+            && (control.counts.is_some() || addend == Addend::None)
             && self.charges.iter().any(|planned| planned.key == key);
-        let counts = control
-            .counts
-            .map(|counts| if again { [0; 4] } else { counts });
+        let counts = if again { Some([0; 4]) } else { control.counts };
         let cost = match control.phase {
             Phase::Report => cost_of_report(&limit, counts, addend),
             Phase::Admit | Phase::Peek => cost_of_admission(&limit, counts, addend),

@@ -1,8 +1,8 @@
 //! Somebody says what a request used.
 //!
 //! Reports are never refused for lack of room, and their answer interests nobody: Envoy may even
-//! cut the call off. So the work goes on in a task of its own, and one that ends a reservation is
-//! tried again when the store fails: ending twice changes nothing.
+//! cut the call off. So the work goes on in a task of its own, and is tried again when the store
+//! fails. Every report has a key, its reservation's or its own, so that it counts once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,16 +10,17 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::Service;
+use super::admission::RETRY_TIME;
 use super::api::{BucketView, ReportAnswer, ReportResult};
 use super::control::Control;
 use super::ids::id_of_retry;
 use super::plan::{Addend, Plan};
 use super::policy::Policy;
 use super::request::{Request, RequestError};
-use crate::limit::{Limit, Mode, Settlement, Timestamp, Usage};
+use crate::limit::{Limit, Settlement, Timestamp, Usage};
 use crate::metrics::ReportLabel;
 use crate::rules::BucketKey;
-use crate::store::{Admission, Charges, EndResult, Ended, Ending, HoldKey, Readings, StoreError};
+use crate::store::{Charges, EndResult, Ended, Ending, HoldKey, Readings, StoreError};
 
 /// When a report that ends a reservation is tried again.
 const RETRIES: [Duration; 3] = [
@@ -52,17 +53,10 @@ impl Source {
 /// What a report says to do.
 struct Work {
     policy: Arc<Policy>,
-    task: Task,
+    ending: Ending,
     /// What the fallback's charges are called, in their order.
     fallback: SmallVec<[Charged; 4]>,
     source: Source,
-}
-
-enum Task {
-    /// End a reservation, or charge where there is none.
-    End(Ending),
-    /// Charge.
-    Charge(Charges),
 }
 
 /// One charge, as it is told afterwards.
@@ -112,48 +106,47 @@ impl Service {
                 amount: planned.cost.amount,
             })
             .collect();
-        let ending = |id: &str| {
-            Task::End(Ending {
-                key: HoldKey::of(&policy.name, id),
-                settlement: Settlement::Settle(usage),
-                fallback: charges.clone(),
-                lifetime: self.0.options.hold_time,
-            })
-        };
-        let task = match (control.id, request.request_id) {
-            (Some(id), _) => ending(id),
+        // Where no reservation is named, the key only tells whether the report came before: when
+        // Envoy, or we, try again.
+        let (id, lifetime) = match (control.id, request.request_id) {
+            (Some(id), _) => (id.to_owned(), self.0.options.hold_time),
             (None, _) if charges.is_empty() => {
                 self.metrics()
                     .count_report(source.name(), ReportLabel::WithoutUsage);
                 return Ok(ReportAnswer::nothing(ReportResult::WithoutUsage));
             }
-            // Not the reservation's key: this one only tells a retry of the report.
-            (None, Some(request_id)) => {
-                ending(&id_of_retry(&format!("report {request_id}"), &charges))
-            }
-            (None, None) => Task::Charge(charges),
+            (None, Some(request_id)) => (
+                id_of_retry(&format!("report {request_id}"), &charges),
+                RETRY_TIME,
+            ),
+            (None, None) => (self.0.ids.new_id(), RETRY_TIME),
         };
-        Ok(self
-            .work(Work {
-                policy: Arc::clone(&policy),
-                task,
-                fallback,
-                source,
-            })
-            .await)
+        let ending = Ending {
+            key: HoldKey::of(&policy.name, &id),
+            settlement: Settlement::Settle(usage),
+            fallback: charges,
+            lifetime,
+        };
+        let work = Work {
+            policy: Arc::clone(&policy),
+            ending,
+            fallback,
+            source,
+        };
+        Ok(self.work(work).await)
     }
 
     /// Gives back a reservation.
     pub(super) async fn release_in(&self, policy: Arc<Policy>, id: &str) -> ReportAnswer {
-        let task = Task::End(Ending {
+        let ending = Ending {
             key: HoldKey::of(&policy.name, id),
             settlement: Settlement::Release,
             fallback: Charges::new(),
             lifetime: self.0.options.hold_time,
-        });
+        };
         self.work(Work {
             policy,
-            task,
+            ending,
             fallback: SmallVec::new(),
             source: Source::Api,
         })
@@ -172,46 +165,18 @@ impl Service {
 
     async fn do_work(&self, work: Work) -> ReportAnswer {
         let source = work.source.name();
-        let (answer, label) = match &work.task {
-            Task::Charge(charges) => match self.charge(charges.clone()).await {
-                Ok((now, readings)) => {
-                    let buckets = self.tell_charged(&work, now, &readings);
-                    (
-                        ReportAnswer {
-                            result: ReportResult::Charged,
-                            buckets,
-                        },
-                        ReportLabel::Charged,
-                    )
-                }
-                Err(error) => self.report_failed(&error),
-            },
-            Task::End(ending) => match self.end(ending).await {
-                Ok(ended) => self.tell_ended(&work, ending, &ended),
-                Err(error) => self.report_failed(&error),
-            },
+        let (answer, label) = match self.end(&work.ending).await {
+            Ok(ended) => self.tell_ended(&work, &ended),
+            Err(error) => {
+                self.store_failed(&error);
+                (
+                    ReportAnswer::nothing(ReportResult::Failed),
+                    ReportLabel::Failed,
+                )
+            }
         };
         self.metrics().count_report(source, label);
         answer
-    }
-
-    fn report_failed(&self, error: &StoreError) -> (ReportAnswer, ReportLabel) {
-        self.store_failed(error);
-        (
-            ReportAnswer::nothing(ReportResult::Failed),
-            ReportLabel::Failed,
-        )
-    }
-
-    async fn charge(&self, charges: Charges) -> Result<(Timestamp, Readings), StoreError> {
-        let admission = Admission {
-            charges,
-            mode: Mode::Apply,
-            hold: None,
-            keep_when_late: true,
-        };
-        let decision = self.0.store.admit(admission).await?;
-        Ok((decision.now, decision.readings))
     }
 
     async fn end(&self, ending: &Ending) -> Result<Ended, StoreError> {
@@ -225,12 +190,8 @@ impl Service {
         self.0.store.end(ending.clone()).await
     }
 
-    fn tell_ended(
-        &self,
-        work: &Work,
-        ending: &Ending,
-        ended: &Ended,
-    ) -> (ReportAnswer, ReportLabel) {
+    fn tell_ended(&self, work: &Work, ended: &Ended) -> (ReportAnswer, ReportLabel) {
+        let ending = &work.ending;
         match &ended.result {
             EndResult::Already => (
                 ReportAnswer::nothing(ReportResult::AlreadySettled),
@@ -246,7 +207,7 @@ impl Service {
                     ReportLabel::Charged,
                 )
             }
-            EndResult::Settled(record) => {
+            EndResult::Settled { record, made } => {
                 let charged: SmallVec<[Charged; 4]> = record
                     .charges
                     .iter()
@@ -254,7 +215,9 @@ impl Service {
                         label: Arc::clone(&recorded.label),
                         key: recorded.key,
                         limit: recorded.held.limit,
-                        amount: recorded.held.correction(ending.settlement),
+                        amount: recorded
+                            .held
+                            .correction(ending.settlement, *made, ended.now),
                     })
                     .collect();
                 let (result, label) = match ending.settlement {

@@ -7,22 +7,26 @@
 //! Bounded by what is in use: a bucket that is full again is forgotten, because one that nobody has
 //! seen is full too. Each shard looks for those when it has doubled since the last look.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::{
     Admission, Charge, Charges, Decision, EndResult, Ended, Ending, Held, HoldCounts, HoldKey,
-    Readings, Record, Verdict,
+    Readings, Record, RecordedCharge, Verdict,
 };
 use crate::clock::Clock;
-use crate::limit::{self, Bucket, Mode, Timestamp, decide};
+use crate::limit::{self, Bucket, Mode, Settlement, Timestamp, decide};
 use crate::rules::BucketKey;
 
 const SHARDS: usize = 64;
+
+/// How long a reservation that ended is remembered, to know what comes again. Whatever comes twice
+/// comes within seconds.
+const REMEMBERED: Duration = Duration::from_mins(10);
 
 /// How many buckets a shard has before it looks for forgettable ones the first time.
 const FIRST_SWEEP: usize = 1024;
@@ -51,7 +55,7 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Holds {
     known: HashMap<HoldKey, Remembered, foldhash::quality::RandomState>,
-    expiries: BinaryHeap<Reverse<(Timestamp, HoldKey)>>,
+    expiries: BTreeSet<(Timestamp, HoldKey)>,
     open: u64,
     newly_expired: u64,
 }
@@ -60,17 +64,20 @@ struct Holds {
 struct Remembered {
     state: State,
     expires: Timestamp,
+    made: Timestamp,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Settled or released.
+    /// Settled.
     Closed,
     Open {
         record: Record,
         /// Not one that only tells retries.
         counted: bool,
     },
+    /// Released: the request did not happen, and may come anew.
+    Released,
     /// The report came, the admission has not yet.
     Reported,
 }
@@ -113,7 +120,7 @@ impl Memory {
                     readings,
                 }
             }
-            Some(held) => {
+            Some(held) if matches!(held.state, State::Reported) => {
                 // What was used is charged already; the request itself, the fixed part, is not.
                 let mut charges = admission.charges.clone();
                 for (charge, recorded) in charges.iter_mut().zip(&hold.record.charges) {
@@ -125,6 +132,7 @@ impl Memory {
                 let (verdict, now, readings) = self.decide(&charges, admission.mode);
                 if verdict == limit::Verdict::Admitted && admission.mode == Mode::Apply {
                     held.state = State::Closed;
+                    holds.shorten(hold.key, now);
                 }
                 Decision {
                     verdict: verdict.into(),
@@ -132,7 +140,7 @@ impl Memory {
                     readings,
                 }
             }
-            None => {
+            Some(_) | None => {
                 let (verdict, now, readings) = self.decide(&admission.charges, admission.mode);
                 if verdict == limit::Verdict::Admitted && admission.mode == Mode::Apply {
                     let mut record = hold.record.clone();
@@ -150,7 +158,7 @@ impl Memory {
                     }
                     let counted = !hold.only_tells_retries;
                     let state = State::Open { record, counted };
-                    holds.insert(hold.key, state, now.plus(hold.lifetime));
+                    holds.insert(hold.key, state, now.plus(hold.lifetime), now);
                 }
                 Decision {
                     verdict: verdict.into(),
@@ -164,63 +172,51 @@ impl Memory {
     /// Ends a reservation.
     pub fn end(&self, ending: &Ending) -> Ended {
         let mut holds = lock(&self.holds[shard_of(ending.key.as_bytes())]);
-        holds.expire(self.clock.now());
-        match holds.known.get_mut(&ending.key) {
-            Some(held) => match std::mem::replace(&mut held.state, State::Closed) {
-                State::Open { record, counted } => {
-                    holds.open = holds.open.saturating_sub(u64::from(counted));
-                    let charges: Charges = record
-                        .charges
-                        .iter()
-                        .map(|recorded| Charge {
-                            key: recorded.key,
-                            charge: limit::Charge {
-                                limit: recorded.held.limit,
-                                amount: recorded.held.correction(ending.settlement),
-                                threshold: None,
-                                effect: limit::Effect::Record,
-                            },
-                            settles: true,
-                        })
-                        .collect();
-                    let (_, now, readings) = self.decide(&charges, Mode::Apply);
-                    Ended {
-                        result: EndResult::Settled(record),
-                        now,
-                        readings,
-                    }
-                }
-                before => {
-                    held.state = before;
-                    let now = self.clock.now();
-                    Ended {
-                        result: EndResult::Already,
-                        now,
-                        readings: Readings::new(),
-                    }
-                }
-            },
-            None if ending.fallback.is_empty() => {
-                let now = self.clock.now();
-                Ended {
-                    result: EndResult::Unknown,
-                    now,
-                    readings: Readings::new(),
-                }
-            }
-            None => {
-                let mut charges = ending.fallback.clone();
-                for charge in &mut charges {
-                    charge.charge.effect = limit::Effect::Record;
-                }
-                let (_, now, readings) = self.decide(&charges, Mode::Apply);
-                holds.insert(ending.key, State::Reported, now.plus(ending.lifetime));
-                Ended {
-                    result: EndResult::Charged,
-                    now,
-                    readings,
-                }
-            }
+        let now = self.clock.now();
+        holds.expire(now);
+        let closed = match ending.settlement {
+            Settlement::Release => State::Released,
+            Settlement::Settle(_) => State::Closed,
+        };
+        let nothing = |result| Ended {
+            result,
+            now,
+            readings: Readings::new(),
+        };
+        if let Some((record, made)) = holds.end(ending.key, closed, now) {
+            let correction = |recorded: &RecordedCharge| {
+                forced(
+                    recorded.key,
+                    recorded.held.limit,
+                    recorded.held.correction(ending.settlement, made, now),
+                )
+            };
+            let charges: Charges = record.charges.iter().map(correction).collect();
+            let (_, now, readings) = self.decide_at(Some(now), &charges, Mode::Apply);
+            let result = EndResult::Settled { record, made };
+            return Ended {
+                result,
+                now,
+                readings,
+            };
+        }
+        if holds.known.contains_key(&ending.key) {
+            return nothing(EndResult::Already);
+        }
+        if ending.fallback.is_empty() {
+            return nothing(EndResult::Unknown);
+        }
+        let fallback = ending.fallback.iter();
+        let charges: Charges = fallback
+            .map(|charge| forced(charge.key, charge.charge.limit, charge.charge.amount))
+            .collect();
+        let (_, now, readings) = self.decide_at(Some(now), &charges, Mode::Apply);
+        let expires = now.plus(ending.lifetime.min(REMEMBERED));
+        holds.insert(ending.key, State::Reported, expires, now);
+        Ended {
+            result: EndResult::Charged,
+            now,
+            readings,
         }
     }
 
@@ -274,6 +270,15 @@ impl Memory {
     }
 
     fn decide(&self, charges: &[Charge], mode: Mode) -> (limit::Verdict, Timestamp, Readings) {
+        self.decide_at(None, charges, mode)
+    }
+
+    fn decide_at(
+        &self,
+        now: Option<Timestamp>,
+        charges: &[Charge],
+        mode: Mode,
+    ) -> (limit::Verdict, Timestamp, Readings) {
         let mut keys: SmallVec<[BucketKey; 8]> = SmallVec::new();
         let mut slots: SmallVec<[usize; 8]> = SmallVec::new();
         for charge in charges {
@@ -293,7 +298,7 @@ impl Memory {
             .collect();
 
         // After the locks are held: of two operations on one bucket, the later has the later time.
-        let now = self.clock.now();
+        let now = now.unwrap_or_else(|| self.clock.now());
         let mut buckets: SmallVec<[Bucket; 8]> = keys
             .iter()
             .map(|key| {
@@ -318,8 +323,11 @@ impl Memory {
                     *of == slot && (!refused || charge.limit.when_over == limit::WhenOver::Charge)
                 };
                 let mut last = slots.iter().zip(&plain).rev();
+                let shard = shard_among(&mut shards, key);
                 if let Some((_, charge)) = last.find(|(of, charge)| charged(of, charge)) {
-                    shard_among(&mut shards, key).put(*key, *bucket, &charge.limit, now);
+                    shard.put(*key, *bucket, &charge.limit, now);
+                } else if let Some(of) = slots.iter().position(|of| *of == slot) {
+                    shard.keep(key, bucket, &plain[of].limit, now);
                 }
             }
         }
@@ -333,12 +341,17 @@ impl Shard {
             self.buckets.remove(&key);
             return;
         }
-        let full_at = bucket
-            .until_full(limit, now)
-            .map_or(Timestamp::from_micros(u64::MAX), |wait| now.plus(wait));
+        let full_at = full_at(&bucket, limit, now);
         self.buckets.insert(key, Entry { bucket, full_at });
         if self.buckets.len() >= self.sweep_at {
             self.forget_full(now);
+        }
+    }
+
+    /// Keeps a bucket that was only looked at until it is full: its rate may have been lowered.
+    fn keep(&mut self, key: &BucketKey, bucket: &Bucket, limit: &limit::Limit, now: Timestamp) {
+        if let Some(entry) = self.buckets.get_mut(key) {
+            entry.full_at = entry.full_at.max(full_at(bucket, limit, now));
         }
     }
 
@@ -352,36 +365,63 @@ impl Shard {
 }
 
 impl Holds {
-    fn insert(&mut self, key: HoldKey, state: State, expires: Timestamp) {
-        if matches!(state, State::Open { counted: true, .. }) {
-            self.open += 1;
+    fn insert(&mut self, key: HoldKey, state: State, expires: Timestamp, made: Timestamp) {
+        self.open += u64::from(state.is_counted());
+        let remembered = Remembered {
+            state,
+            expires,
+            made,
+        };
+        if let Some(before) = self.known.insert(key, remembered) {
+            self.expiries.remove(&(before.expires, key));
         }
-        self.known.insert(key, Remembered { state, expires });
-        self.expiries.push(Reverse((expires, key)));
+        self.expiries.insert((expires, key));
+    }
+
+    /// Ends an open reservation; what it remembered, and when it was made. `None`: it is not open.
+    fn end(&mut self, key: HoldKey, state: State, now: Timestamp) -> Option<(Record, Timestamp)> {
+        let held = self
+            .known
+            .get_mut(&key)
+            .filter(|held| matches!(held.state, State::Open { .. }))?;
+        let made = held.made;
+        let before = std::mem::replace(&mut held.state, state);
+        self.open = self.open.saturating_sub(u64::from(before.is_counted()));
+        self.shorten(key, now);
+        match before {
+            State::Open { record, .. } => Some((record, made)),
+            State::Closed | State::Released | State::Reported => None,
+        }
+    }
+
+    /// What ended is remembered for a while only.
+    fn shorten(&mut self, key: HoldKey, now: Timestamp) {
+        if let Some(held) = self.known.get_mut(&key) {
+            self.expiries.remove(&(held.expires, key));
+            held.expires = held.expires.min(now.plus(REMEMBERED));
+            self.expiries.insert((held.expires, key));
+        }
     }
 
     fn expire(&mut self, now: Timestamp) {
-        while let Some(Reverse((expires, key))) = self.expiries.peek().copied() {
+        while let Some((expires, key)) = self.expiries.first().copied() {
             if expires > now {
                 break;
             }
-            self.expiries.pop();
-            if self
-                .known
-                .get(&key)
-                .is_none_or(|held| held.expires != expires)
-            {
-                continue;
-            }
-            if let Some(Remembered {
-                state: State::Open { counted: true, .. },
-                ..
-            }) = self.known.remove(&key)
-            {
+            self.expiries.pop_first();
+            let expired = self.known.remove(&key);
+            if expired.is_some_and(|held| held.state.is_counted()) {
                 self.open = self.open.saturating_sub(1);
                 self.newly_expired += 1;
             }
         }
+    }
+}
+
+impl State {
+    /// Whether it counts among the open reservations.
+    const fn is_counted(&self) -> bool {
+        matches!(self, Self::Open { counted: true, .. })
     }
 }
 
@@ -391,6 +431,28 @@ impl From<limit::Verdict> for Verdict {
             limit::Verdict::Admitted => Self::Admitted,
             limit::Verdict::Refused => Self::Refused,
         }
+    }
+}
+
+fn full_at(bucket: &Bucket, limit: &limit::Limit, now: Timestamp) -> Timestamp {
+    let never = Timestamp::from_micros(u64::MAX);
+    bucket
+        .until_full(limit, now)
+        .map_or(never, |wait| now.plus(wait))
+}
+
+/// A charge that is made whether it fits or not.
+fn forced(key: BucketKey, limit: limit::Limit, amount: i64) -> Charge {
+    let charge = limit::Charge {
+        limit,
+        amount,
+        threshold: None,
+        effect: limit::Effect::Record,
+    };
+    Charge {
+        key,
+        charge,
+        settles: false,
     }
 }
 

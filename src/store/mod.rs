@@ -124,7 +124,12 @@ pub enum EndResult {
     /// No such reservation; the fallback was charged.
     Charged,
     /// The reservation's charges were replaced.
-    Settled(Record),
+    Settled {
+        /// What it remembered.
+        record: Record,
+        /// When it was made.
+        made: Timestamp,
+    },
     /// No such reservation, and nothing to charge instead.
     Unknown,
 }

@@ -90,11 +90,11 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
     }
 }
 
-/// Reads the value of a reservation's key: its state, when it expires (a double), and the record
-/// while it is open.
+/// Reads the value of a reservation's key: its state, when it expires and was made (doubles), and the
+/// record while it is open.
 pub(super) fn open(value: &[u8]) -> Option<Record> {
     let (state, rest) = value.split_first()?;
-    let record = rest.get(8..)?;
+    let record = rest.get(16..)?;
     if state.eq_ignore_ascii_case(&b'o') {
         decode(record).ok()
     } else {

@@ -39,11 +39,13 @@ end
 -- Buckets: spent, fraction and time of the state; until when the key lives; the limit it was
 -- last held to; whether it has to be written.
 local name, spent, fraction, at, lives, held_to, dirty = {}, {}, {}, {}, {}, {}, {}
+local stored = {}
 local slots
 
 local function load(i, key, value)
   name[i] = key
   if value and #value == 32 then
+    stored[i] = value
     spent[i], fraction[i], at[i], lives[i] = unpack_struct('<dddd', value)
   else
     spent[i], fraction[i], at[i], lives[i] = 0, 0, 0, 0
@@ -151,22 +153,25 @@ local function count_open(expires, by)
   opened[minute] = (opened[minute] or 0) + by
 end
 
--- A reservation's value: its state, when it expires, and the charges. States:
+-- A reservation's value: its state, when it expires, when it was made, and the charges. States:
 -- o = open, q = open but only to tell a retry (no report will come, so it is not counted),
--- s = settled or released, r = reported before its admission came. O and Q are o and q that a
+-- s = settled, x = released, r = reported before its admission came. O and Q are o and q that a
 -- retry was let in on.
 local function held(key)
   local value = redis.call('GET', key)
   if value then
-    local state, expires = unpack_struct('<c1d', value)
+    local state, expires, made = unpack_struct('<c1dd', value)
     local lower = state:lower()
-    if expires > now then return lower, expires, value, state ~= lower end
+    if expires > now then return lower, expires, made, value, state ~= lower end
   end
   return nil
 end
 
+-- What is left of a reservation that ended, to know what comes again. For ten minutes: whatever
+-- comes twice comes within seconds.
 local function close(key, state, expires)
-  redis.call('SET', key, pack('<c1d', state, expires), 'PX', floor((expires - now) / 1000) + 1)
+  expires = math.min(expires, now + 600000000)
+  redis.call('SET', key, pack('<c1dd', state, expires, now), 'PX', floor((expires - now) / 1000) + 1)
 end
 
 local operations = ARGV[2]
@@ -197,7 +202,7 @@ local function decide()
     hold_key = KEYS[bucket_count + hold]
     if not fresh then
       local state, expires = held(hold_key)
-      if state and state ~= 'r' then
+      if state and state ~= 'r' and state ~= 'x' then
         verdict = 'P'
         peek = true
         if state ~= 's' then redis.call('SETRANGE', hold_key, 0, state:upper()) end
@@ -271,7 +276,7 @@ local function decide()
       end
     end
     local expires = now + lifetime
-    redis.call('SET', hold_key, pack('<c1d', open, expires) .. record, 'PX', floor(lifetime / 1000) + 1)
+    redis.call('SET', hold_key, pack('<c1dd', open, expires, now) .. record, 'PX', floor(lifetime / 1000) + 1)
     if open == 'o' then count_open(expires, 1) end
   end
 end
@@ -284,7 +289,7 @@ local function settle()
     unpack_struct('<HdBddddH', operations, position)
   read_charges(count)
   local hold_key = KEYS[bucket_count + hold]
-  local state, expires, value, retried = held(hold_key)
+  local state, expires, made, value, retried = held(hold_key)
   if not state then
     if count == 0 then
       answer[#answer + 1] = 'U'
@@ -305,9 +310,9 @@ local function settle()
     return
   end
 
-  answer[#answer + 1] = pack('<c1I4', 'S', #value - 9)
-  answer[#answer + 1] = value:sub(10)
-  local charges, byte = unpack_struct('<H', value, 10)
+  answer[#answer + 1] = pack('<c1dI4', 'S', made, #value - 17)
+  answer[#answer + 1] = value:sub(18)
+  local charges, byte = unpack_struct('<H', value, 18)
   for _ = 1, charges do
     local key, flags, w1, w2, w3, w4, last, fixed, l
     l = limit_count + 1
@@ -333,11 +338,20 @@ local function settle()
     limit_count = l
     local i = slot_of(prefix .. key)
     refill(i, l)
-    spend(i, final - last)
+    local correction = final - last
+    if correction < 0 and window[l] and now - now % period[l] > made then
+      -- This window never bore the charge.
+      correction = 0
+    end
+    spend(i, correction)
     dirty[i] = true
     tell(true, i)
   end
-  if kind == 4 then redis.call('DEL', hold_key) else close(hold_key, 's', expires) end
+  if kind == 4 then
+    redis.call('DEL', hold_key)
+  else
+    close(hold_key, kind == 0 and 'x' or 's', expires)
+  end
   if state == 'o' then count_open(expires, -1) end
 end
 
@@ -348,28 +362,30 @@ while position <= #operations do
 end
 
 for i = 1, #name do
-  if dirty[i] then
-    local s = spent[i]
-    if s == 0 then
-      -- A full bucket is what a missing one is.
-      if lives[i] > 0 then redis.call('DEL', name[i]) end
+  local s, l = spent[i], held_to[i]
+  if s == 0 then
+    -- A full bucket is what a missing one is.
+    if dirty[i] and lives[i] > 0 then redis.call('DEL', name[i]) end
+  elseif l then
+    local full_in
+    if window[l] then
+      full_in = at[i] + period[l] - now
     else
-      local l = held_to[i]
-      local full_in
-      if window[l] then
-        full_in = at[i] + period[l] - now
-      else
-        full_in = s * denominator[l] / numerator[l]
-      end
-      if full_in > CENTURY then full_in = CENTURY end
-      if now + full_in > lives[i] then
+      full_in = s * denominator[l] / numerator[l]
+    end
+    if full_in > CENTURY then full_in = CENTURY end
+    -- Also one that was only looked at may have to live longer now: its rate was lowered.
+    local moves = now + full_in > lives[i]
+    if dirty[i] or moves then
+      -- What was not charged stays as it was: the refill counts again, by the rate of then.
+      local state = dirty[i] and pack('<ddd', s, fraction[i], at[i]) or stored[i]:sub(1, 24)
+      if moves then
         -- Twice as long as needed, so that a busy bucket's expiry moves rarely.
         local lifetime = floor(full_in * 2) + 60000000
         lives[i] = now + lifetime
-        redis.call('SET', name[i], pack('<dddd', s, fraction[i], at[i], lives[i]),
-          'PX', floor(lifetime / 1000) + 1)
+        redis.call('SET', name[i], state .. pack('<d', lives[i]), 'PX', floor(lifetime / 1000) + 1)
       else
-        redis.call('SET', name[i], pack('<dddd', s, fraction[i], at[i], lives[i]), 'KEEPTTL')
+        redis.call('SET', name[i], state .. pack('<d', lives[i]), 'KEEPTTL')
       end
     end
   end

@@ -261,11 +261,12 @@ fn read_ended(
         }
         b'D' => (EndResult::Already, Readings::new()),
         b'S' => {
+            let made = Timestamp::from_micros(reader.number()?);
             let length = usize::try_from(reader.weight()?).map_err(|_| Malformed)?;
             let record = record::decode(reader.bytes(length)?)?;
             let limits = record.charges.iter().map(|charge| &charge.held.limit);
             let readings = read_readings(reader, limits, now)?;
-            (EndResult::Settled(record), readings)
+            (EndResult::Settled { record, made }, readings)
         }
         b'U' => (EndResult::Unknown, Readings::new()),
         _ => return Err(Malformed),

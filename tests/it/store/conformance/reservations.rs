@@ -58,7 +58,7 @@ async fn a_settlement_replaces_the_estimate_by_what_was_used(store: Fixture) {
         let admitted = store.hold(id, estimated).await;
         assert_eq!(admitted.verdict, Verdict::Admitted);
         let ended = store.settle(id, measured(used)).await;
-        assert!(matches!(ended.result, EndResult::Settled(_)));
+        assert!(matches!(ended.result, EndResult::Settled { .. }));
         assert_eq!(spent_of(&ended.readings), [(true, spent); 2], "{id}");
     }
     assert!(!store.admits("a", bucket, 1).await);
@@ -178,7 +178,7 @@ async fn a_settlement_comes_back_with_what_was_remembered(store: Fixture) {
         held("b", window, 3, 1, Formula::TOKENS),
     ];
     store.hold("id", charges).await;
-    let EndResult::Settled(record) = store.settle("id", Usage::Missing).await.result else {
+    let EndResult::Settled { record, .. } = store.settle("id", Usage::Missing).await.result else {
         unreachable!("it was open");
     };
     assert_eq!(&*record.domain, "llm");

@@ -32,11 +32,17 @@ pub(super) struct Bucket {
 #[derive(Clone, Debug)]
 pub(super) struct Reservation {
     expires: i128,
+    made: i128,
     /// `None` once it has ended.
     charges: Option<Vec<Held>>,
     /// Whether only its report has come yet.
     reported: bool,
+    /// Whether it was released: as if it had never been, but for a second report.
+    released: bool,
 }
+
+/// How long what ended is remembered, in microseconds.
+const REMEMBERED: i128 = 600_000_000;
 
 /// One charge of an admission.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +97,8 @@ impl Naive {
     ) -> (&'static str, Told) {
         let known = hold.and_then(|(id, _)| self.reservation(id));
         let reported = known.as_ref().is_some_and(|known| known.reported);
-        if known.is_some() && !reported {
+        let released = known.as_ref().is_some_and(|known| known.released);
+        if known.is_some() && !reported && !released {
             return ("Repeated", self.apply(asked, true).1);
         }
         let mut asked = asked.to_vec();
@@ -113,10 +120,15 @@ impl Naive {
                 }
                 held
             });
+            let before = known.filter(|known| known.reported);
             let reservation = Reservation {
-                expires: known.map_or(self.now + lifetime, |known| known.expires),
+                expires: before.map_or(self.now + lifetime, |before| {
+                    before.expires.min(self.now + REMEMBERED)
+                }),
+                made: self.now,
                 charges: (!reported).then(|| charges.collect()),
                 reported: false,
+                released: false,
             };
             self.reservations.insert(id, reservation);
         }
@@ -135,9 +147,11 @@ impl Naive {
             None if fallback.is_empty() => ("Unknown", Told::new()),
             None => {
                 let reservation = Reservation {
-                    expires: self.now + lifetime,
+                    expires: self.now + lifetime.min(REMEMBERED),
+                    made: self.now,
                     charges: None,
                     reported: true,
+                    released: false,
                 };
                 self.reservations.insert(id, reservation);
                 let costs = fallback.iter().map(|charge| {
@@ -149,16 +163,27 @@ impl Naive {
             Some(Reservation {
                 charges: Some(charges),
                 expires,
+                made,
                 ..
             }) => {
                 let ended = Reservation {
-                    expires,
+                    expires: expires.min(self.now + REMEMBERED),
+                    made,
                     charges: None,
                     reported: false,
+                    released: matches!(end, End::Release),
                 };
                 self.reservations.insert(id, ended);
+                let now = self.now;
                 let costs = charges.iter().map(|held| {
-                    let cost = held.cost_after(end) - i128::from(held.amount);
+                    let mut cost = held.cost_after(end) - i128::from(held.amount);
+                    let period = i128::from(held.limit.rate.period_micros());
+                    let window_began = now - now % period;
+                    let in_windows = held.limit.algorithm == Algorithm::FixedWindow;
+                    if in_windows && window_began > made {
+                        // Another window than the one that was charged gets nothing back.
+                        cost = cost.max(0);
+                    }
                     (held.bucket, held.limit, cost)
                 });
                 ("Settled", self.record(costs))
@@ -285,13 +310,8 @@ impl Asked {
             (0, ZeroCost::NeedsRoom) => 1,
             _ => cost,
         };
-        if cost < 0 {
-            true
-        } else if needs > burst {
-            self.limit.oversize == Oversize::WhenFull && cost > 0 && spent == 0
-        } else {
-            burst - spent - needs >= i128::from(self.headroom)
-        }
+        let takes_all = self.limit.oversize == Oversize::WhenFull && cost > 0 && spent == 0;
+        cost < 0 || takes_all || burst - spent - needs >= i128::from(self.headroom)
     }
 
     /// After how many microseconds there would be room; `None` if never.

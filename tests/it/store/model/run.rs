@@ -332,7 +332,7 @@ async fn answer(fixture: &Fixture, request: Request) -> Answer {
                 outcome: match ended.result {
                     EndResult::Already => "Already",
                     EndResult::Charged => "Charged",
-                    EndResult::Settled(_) => "Settled",
+                    EndResult::Settled { .. } => "Settled",
                     EndResult::Unknown => "Unknown",
                 },
                 now: ended.now,

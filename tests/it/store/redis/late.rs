@@ -171,7 +171,7 @@ async fn a_retry_that_was_let_in_keeps_the_charge_of_the_try_that_was_given_up()
         .settle("id", Usage::Measured([30, 0, 0, 4]))
         .await
         .result;
-    assert!(matches!(settled, EndResult::Settled(_)));
+    assert!(matches!(settled, EndResult::Settled { .. }));
     assert_eq!(fixture.spent("a", limit()).await, 34);
     assert_eq!(fixture.count_holds().await, open(0));
 }
@@ -265,7 +265,7 @@ async fn a_report_has_more_time_than_the_admissions_of_its_call() {
     assert_eq!(calls.operations(), [2]);
     gate.open();
     let ended = end.await.unwrap();
-    assert!(matches!(ended.result, EndResult::Settled(_)));
+    assert!(matches!(ended.result, EndResult::Settled { .. }));
 }
 
 #[tokio::test]
