@@ -252,6 +252,7 @@ fn the_crates_that_matter_most_are_in_one_place() {
         ("axum", &["admin"][..]),
         ("envoy_types", &["grpc"]),
         ("notify", &["config::watch"]),
+        ("prometheus", &["metrics", "run"]),
         ("prost", &["grpc"]),
         ("redis", &["store::redis"]),
         ("serde_saphyr", &["config"]),
