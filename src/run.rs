@@ -80,7 +80,7 @@ pub async fn run(
     let grpc_addr = listeners.grpc.local_addr()?;
     let http_addr = listeners.http.local_addr()?;
     let health = Health::default();
-    let grpc_health = grpc::Health::default();
+    let grpc_health = grpc::Health::starting().await;
     let watch = follow(loaded.files, service.clone(), &shutdown);
     let ready = tokio::spawn(watch_readiness(
         service.clone(),
