@@ -2,7 +2,7 @@
 //!
 //! One value, shared: the composition moves it, the HTTP probes read it and gRPC's health service
 //! follows it. It only ever goes forward, so a late "ready" cannot call traffic back to a process
-//! that is going away. Whether the *store* answers is not kept here: that is asked anew each time.
+//! that is going away. Whether the *store* answers is not kept here; see `Service::ready`.
 
 use std::sync::Arc;
 

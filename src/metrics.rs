@@ -102,6 +102,18 @@ pub enum ReportLabel {
 }
 
 impl ReportLabel {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::AlreadySettled,
+        Self::Charged,
+        Self::Failed,
+        Self::Invalid,
+        Self::Released,
+        Self::Settled,
+        Self::UnknownId,
+        Self::WithoutUsage,
+    ];
+
     /// The label's value.
     pub const fn name(self) -> &'static str {
         match self {
@@ -265,6 +277,23 @@ impl Metrics {
     /// Counts an operation that the store did not answer.
     pub fn count_store_error(&self, kind: &'static str) {
         self.store_errors.with_label_values(&[kind]).inc();
+    }
+
+    /// Has the series of all results of reports from these sources told although none came yet:
+    /// a rate misses the first event of a series that begins with it.
+    pub fn expect_reports(&self, sources: &[&str]) {
+        for result in ReportLabel::ALL {
+            for source in sources {
+                self.reports.with_label_values(&[*source, result.name()]);
+            }
+        }
+        for result in [
+            ReportLabel::Released,
+            ReportLabel::Settled,
+            ReportLabel::WithoutUsage,
+        ] {
+            self.reservations_ended.with_label_values(&[result.name()]);
+        }
     }
 
     /// Has the series of these kinds of store errors told although none happened yet.

@@ -80,7 +80,8 @@ pub async fn run(
     let grpc_addr = listeners.grpc.local_addr()?;
     let http_addr = listeners.http.local_addr()?;
     let health = Health::default();
-    let grpc_health = grpc::Health::starting().await;
+    let grpc_health = grpc::Health::default();
+    grpc_health.set_ready(false).await;
     let watch = follow(loaded.files, service.clone(), &shutdown);
     let ready = tokio::spawn(watch_readiness(
         service.clone(),
@@ -100,12 +101,12 @@ pub async fn run(
         grpc_health,
         stopping(),
     ));
-    let router = admin::router(service, health);
+    let router = admin::router(service.clone(), health);
     let http = tokio::spawn(admin::serve(listeners.http, router, stopping()));
     tracing::info!(%grpc_addr, %http_addr, "listening");
     greet(&args, grpc_addr);
 
-    let result = supervise(grpc, http, &shutdown, args.drain_timeout).await;
+    let result = supervise(grpc, http, &service, &shutdown, args.drain_timeout).await;
     watch.abort();
     ready.abort();
     tidy.abort();
@@ -137,6 +138,7 @@ type Served<E> = tokio::task::JoinHandle<Result<(), E>>;
 async fn supervise(
     grpc: Served<tonic::transport::Error>,
     http: Served<std::io::Error>,
+    service: &Service,
     shutdown: &Shutdown,
     patience: Duration,
 ) -> Result<(), RunError> {
@@ -147,12 +149,17 @@ async fn supervise(
         result = &mut both => return result,
         () = shutdown.stopping() => {}
     }
-    if let Ok(result) = tokio::time::timeout(patience, both).await {
+    let all = async {
+        let result = both.await;
+        service.finish_reports().await;
+        result
+    };
+    if let Ok(result) = tokio::time::timeout(patience, all).await {
         result
     } else {
         tracing::warn!(
             ?patience,
-            "calls under way did not finish, or connections did not close, in time"
+            "calls or reports under way did not finish, or connections did not close, in time"
         );
         Ok(())
     }
@@ -297,6 +304,8 @@ async fn watch_readiness(
         let up = answered.is_ok();
         if was_up != Some(up) {
             match answered {
+                // In this process it always does.
+                Ok(()) if service.store_kind() == "memory" => {}
                 Ok(()) => tracing::info!("the store answers"),
                 Err(error) => {
                     tracing::warn!(%error, "the store does not answer: on_store_error decides");

@@ -280,6 +280,9 @@ fn prefix(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > 128 {
         return Err("a prefix has 1 to 128 bytes".to_owned());
     }
+    if text.contains(['*', '?', '[', ']', '\\', '\n', '\r']) {
+        return Err("a prefix must not contain any of * ? [ ] \\ or a line break".to_owned());
+    }
     Ok(text.to_owned())
 }
 

@@ -52,6 +52,7 @@ impl Shutdown {
         let Signals {
             terminate,
             interrupt,
+            _hangup,
         } = &mut signals;
         let delay = tokio::select! {
             _ = terminate.recv() => delay,
@@ -72,6 +73,9 @@ impl Shutdown {
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Asks for the configuration to be read again, which its watcher hears by itself. Listened to
+    /// here so that it never ends the process, not even before there is a watcher.
+    _hangup: Signal,
 }
 
 impl Signals {
@@ -84,6 +88,7 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            _hangup: signal(SignalKind::hangup())?,
         })
     }
 }

@@ -24,6 +24,10 @@ pub(super) struct Bucket {
     retry_after_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     full_after_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_reservations: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_amount: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -62,6 +66,8 @@ impl From<BucketView> for Bucket {
             fits: view.fits,
             retry_after_ms: view.retry_after.map(millis),
             full_after_ms: view.full_after.map(millis),
+            held_reservations: None,
+            held_amount: None,
         }
     }
 }
@@ -88,9 +94,14 @@ impl From<ReportAnswer> for Reported {
 
 impl From<InspectAnswer> for Inspected {
     fn from(answer: InspectAnswer) -> Self {
+        let mut buckets = buckets(answer.buckets);
+        for (bucket, held) in buckets.iter_mut().zip(answer.held.unwrap_or_default()) {
+            bucket.held_reservations = Some(held.reservations);
+            bucket.held_amount = Some(held.amount);
+        }
         Self {
             rule: answer.rule,
-            buckets: buckets(answer.buckets),
+            buckets,
         }
     }
 }

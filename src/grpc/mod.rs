@@ -47,14 +47,13 @@ const KEEPALIVE: Duration = Duration::from_mins(1);
 #[derive(Clone, Debug)]
 pub struct Health(HealthReporter);
 
-impl Health {
-    /// Not ready yet. (Tonic's reporter begins by calling the server ready.)
-    pub async fn starting() -> Self {
-        let health = Self(HealthReporter::new());
-        health.set_ready(false).await;
-        health
+impl Default for Health {
+    fn default() -> Self {
+        Self(HealthReporter::new())
     }
+}
 
+impl Health {
     /// Sets the answer of all health checks.
     pub async fn set_ready(&self, ready: bool) {
         let status = if ready {

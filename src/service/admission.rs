@@ -13,6 +13,7 @@ use super::request::{Request, RequestError};
 use super::{Service, report};
 use crate::clock;
 use crate::limit::{Effect, HeldCharge, Mode};
+use crate::metrics::ReportLabel;
 use crate::rules::OnStoreError;
 use crate::store::{Admission, Charges, Hold, HoldKey, Record, RecordedCharge, Verdict};
 
@@ -32,31 +33,27 @@ pub(super) enum Undecided {
 impl Service {
     /// Answers a request of Envoy's, whatever its phase.
     pub async fn should_rate_limit(&self, request: &Request<'_>) -> Result<Answer, RequestError> {
-        let begun = clock::instant();
         let answer = self.answer(request).await;
         if let Err(error) = &answer {
             self.invalid(error, request.domain);
         }
-        let took = clock::instant().saturating_duration_since(begun);
-        self.metrics().decision_duration.observe(took.as_secs_f64());
         answer
     }
 
     async fn answer(&self, request: &Request<'_>) -> Result<Answer, RequestError> {
-        match request.check() {
-            Ok(()) => {}
-            // A client can make its headers long, and an error would let it pass wherever Envoy
-            // fails open.
-            Err(error @ RequestError::TextTooLong) => {
-                self.invalid(&error, request.domain);
-                return Ok(Answer::refused(request.descriptors.len()));
-            }
+        let too_long = match request.check() {
+            Ok(()) => false,
+            Err(RequestError::TextTooLong) => true,
             Err(error) => return Err(error),
-        }
+        };
         let Some(policy) = self.policy(request.domain)? else {
+            self.metrics().unknown_domain_requests.inc();
             return Ok(Answer::unlimited(request.descriptors.len()));
         };
         let control = Control::of(request)?;
+        if too_long {
+            return Ok(self.refuse_long_texts(&policy, request, control.phase));
+        }
         match control.phase {
             Phase::Admit => {
                 let outcome = self.decide(&policy, request, &control, Mode::Apply).await?;
@@ -75,6 +72,22 @@ impl Service {
         }
     }
 
+    /// A client can make its headers long, and an error would let it pass wherever Envoy fails
+    /// open.
+    fn refuse_long_texts(&self, policy: &Policy, request: &Request<'_>, phase: Phase) -> Answer {
+        self.invalid(&RequestError::TextTooLong, request.domain);
+        match phase {
+            Phase::Admit => policy.metrics.over_limit.inc(),
+            Phase::Peek => {}
+            Phase::Report => {
+                let source = report::Source::Envoy;
+                self.metrics()
+                    .count_report(source.name(), ReportLabel::Invalid);
+            }
+        }
+        Answer::refused(request.descriptors.len())
+    }
+
     async fn decide<'p>(
         &self,
         policy: &'p Policy,
@@ -82,8 +95,13 @@ impl Service {
         control: &Control<'_>,
         mode: Mode,
     ) -> Result<Outcome<'p>, RequestError> {
-        self.admit(policy, request, control, mode, Undecided::ByPolicy)
-            .await
+        let begun = clock::instant();
+        let outcome = self
+            .admit(policy, request, control, mode, Undecided::ByPolicy)
+            .await;
+        let took = clock::instant().saturating_duration_since(begun);
+        self.metrics().decision_duration.observe(took.as_secs_f64());
+        outcome
     }
 
     /// Decides over an admission.

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio_util::task::TaskTracker;
 
 pub use answer::{Answer, LimitStatus, Status};
 pub use api::{
@@ -70,12 +71,15 @@ struct Inner {
     store_seen: AtomicBool,
     store_errors: Throttle,
     invalid_requests: Throttle,
+    /// Reports that go on although nobody waits for their answer.
+    reports: TaskTracker,
 }
 
 impl Service {
     /// A service with no domains yet.
     pub fn new(store: Store, metrics: Metrics, options: Options) -> Self {
         metrics.expect_store_errors(&StoreError::KINDS);
+        metrics.expect_reports(&report::Source::ALL.map(report::Source::name));
         Self(Arc::new(Inner {
             store,
             policies: ArcSwap::default(),
@@ -85,6 +89,7 @@ impl Service {
             store_seen: AtomicBool::new(false),
             store_errors: Throttle::new(Duration::from_secs(1)),
             invalid_requests: Throttle::new(Duration::from_secs(1)),
+            reports: TaskTracker::new(),
         }))
     }
 
@@ -119,6 +124,11 @@ impl Service {
         self.ping().await.map_err(|error| error.to_string())
     }
 
+    /// What kind of store it has, for people.
+    pub fn store_kind(&self) -> &'static str {
+        self.0.store.kind()
+    }
+
     /// Whether the store answers now.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let answered = self.0.store.ping().await;
@@ -127,6 +137,12 @@ impl Service {
             self.0.store_seen.store(true, Ordering::Relaxed);
         }
         answered
+    }
+
+    /// Waits for the reports that nobody waits for any more, such as one that is tried again.
+    pub async fn finish_reports(&self) {
+        self.0.reports.close();
+        self.0.reports.wait().await;
     }
 
     /// What has to be done from time to time, about every ten seconds: counting reservations and
@@ -153,11 +169,7 @@ impl Service {
         if !policies.is_installed() {
             return Err(RequestError::NotConfigured);
         }
-        let policy = policies.get(domain).map(Arc::clone);
-        if policy.is_none() {
-            self.0.metrics.unknown_domain_requests.inc();
-        }
-        Ok(policy)
+        Ok(policies.get(domain).map(Arc::clone))
     }
 
     fn store_failed(&self, error: &StoreError) {

@@ -38,7 +38,10 @@ pub(super) enum Source {
 }
 
 impl Source {
-    const fn name(self) -> &'static str {
+    /// Both.
+    pub(super) const ALL: [Self; 2] = [Self::Envoy, Self::Api];
+
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Envoy => "envoy",
             Self::Api => "api",
@@ -160,7 +163,9 @@ impl Service {
     async fn work(&self, work: Work) -> ReportAnswer {
         let service = self.clone();
         let failed = |_| ReportAnswer::nothing(ReportResult::Failed);
-        tokio::spawn(async move { service.do_work(work).await })
+        self.0
+            .reports
+            .spawn(async move { service.do_work(work).await })
             .await
             .unwrap_or_else(failed)
     }

@@ -22,8 +22,8 @@ use super::connection::Link;
 use super::script::{self, Answer, Call, MAX_KEYS, Operation};
 use super::{CallReport, Options, REPORT_DEADLINE, StoreError};
 use crate::clock::{self, ManualClock};
-use crate::limit::{Effect, Mode, Settlement, WhenOver};
-use crate::store::{Admission, Charges, Decision, Ending, Verdict};
+use crate::limit::{Effect, Mode, WhenOver};
+use crate::store::{Admission, Charges, Decision, Verdict};
 
 /// How many operations go into one call.
 const MAX_OPERATIONS: usize = 512;
@@ -251,12 +251,7 @@ fn undo(admission: &Admission, decision: &Decision) -> Option<Operation> {
         return None;
     }
     if let Some(hold) = &admission.hold {
-        return Some(Operation::End(Ending {
-            key: hold.key,
-            settlement: Settlement::Release,
-            fallback: Charges::new(),
-            lifetime: hold.lifetime,
-        }));
+        return Some(Operation::Withdraw(hold.key));
     }
     let charges: Charges = admission
         .charges

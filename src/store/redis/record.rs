@@ -95,7 +95,7 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
 pub(super) fn open(value: &[u8]) -> Option<Record> {
     let (state, rest) = value.split_first()?;
     let record = rest.get(8..)?;
-    if *state == b'o' {
+    if state.eq_ignore_ascii_case(&b'o') {
         decode(record).ok()
     } else {
         None

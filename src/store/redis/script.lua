@@ -153,12 +153,14 @@ end
 
 -- A reservation's value: its state, when it expires, and the charges. States:
 -- o = open, q = open but only to tell a retry (no report will come, so it is not counted),
--- s = settled or released, r = reported before its admission came.
+-- s = settled or released, r = reported before its admission came. O and Q are o and q that a
+-- retry was let in on.
 local function held(key)
   local value = redis.call('GET', key)
   if value then
     local state, expires = unpack_struct('<c1d', value)
-    if expires > now then return state, expires, value end
+    local lower = state:lower()
+    if expires > now then return lower, expires, value, state ~= lower end
   end
   return nil
 end
@@ -198,6 +200,7 @@ local function decide()
       if state and state ~= 'r' then
         verdict = 'P'
         peek = true
+        if state ~= 's' then redis.call('SETRANGE', hold_key, 0, state:upper()) end
       elseif state == 'r' then
         -- What was used is charged already; the request itself, the fixed part, is not. It
         -- follows the first 47 bytes of a held charge.
@@ -273,14 +276,15 @@ local function decide()
   end
 end
 
--- Kinds of settlement: 0 release, 1 measured (four counts), 2 missing, 3 total (the first count).
+-- Kinds of settlement: 0 release, 1 measured (four counts), 2 missing, 3 total (the first count),
+-- 4 withdraw: release and forget, unless a retry was let in on it.
 local function settle()
   local hold, lifetime, kind, c1, c2, c3, c4, count
   hold, lifetime, kind, c1, c2, c3, c4, count, position =
     unpack_struct('<HdBddddH', operations, position)
   read_charges(count)
   local hold_key = KEYS[bucket_count + hold]
-  local state, expires, value = held(hold_key)
+  local state, expires, value, retried = held(hold_key)
   if not state then
     if count == 0 then
       answer[#answer + 1] = 'U'
@@ -296,7 +300,7 @@ local function settle()
     close(hold_key, 'r', now + lifetime)
     return
   end
-  if state ~= 'o' and state ~= 'q' then
+  if (state ~= 'o' and state ~= 'q') or (kind == 4 and retried) then
     answer[#answer + 1] = 'D'
     return
   end
@@ -313,7 +317,7 @@ local function settle()
     local gives_back = flags % 16 >= 8
     local tokens = w1 > 0 or w2 > 0 or w3 > 0 or w4 > 0
     local final = last
-    if kind == 0 then
+    if kind == 0 or kind == 4 then
       final = 0
     elseif kind == 1 and tokens then
       local sum = w1 * c1 + w2 * c2 + w3 * c3 + w4 * c4
@@ -333,7 +337,7 @@ local function settle()
     dirty[i] = true
     tell(true, i)
   end
-  close(hold_key, 's', expires)
+  if kind == 4 then redis.call('DEL', hold_key) else close(hold_key, 's', expires) end
   if state == 'o' then count_open(expires, -1) end
 end
 

@@ -21,6 +21,9 @@ pub(super) const MAX_KEYS: usize = 4000;
 pub(super) enum Operation {
     Admit(Admission),
     End(Ending),
+    /// Undo an admission that nobody heard of, and forget it: whoever tries again is charged anew.
+    /// One that was tried again meanwhile stays, because that try was let in on its account.
+    Withdraw(HoldKey),
 }
 
 /// What it answers.
@@ -36,6 +39,7 @@ impl Operation {
         match self {
             Self::Admit(admission) => admission.charges.len() + 1,
             Self::End(ending) => ending.fallback.len() + 1,
+            Self::Withdraw(_) => 1,
         }
     }
 }
@@ -69,6 +73,7 @@ impl Call {
         match operation {
             Operation::Admit(admission) => self.push_admission(admission),
             Operation::End(ending) => self.push_ending(ending),
+            Operation::Withdraw(key) => self.push_end(*key, 0, (4, [0; 4]), &[]),
         }
     }
 
@@ -132,21 +137,32 @@ impl Call {
     }
 
     fn push_ending(&mut self, ending: &Ending) {
-        self.operation_bytes.push(2);
-        let slot = self.hold_slot(ending.key);
-        put_count(&mut self.operation_bytes, slot);
-        put_number(&mut self.operation_bytes, micros(ending.lifetime));
-        let (kind, counts) = match ending.settlement {
+        let settlement = match ending.settlement {
             Settlement::Release => (0, [0; 4]),
             Settlement::Settle(Usage::Measured(counts)) => (1, counts),
             Settlement::Settle(Usage::Missing) => (2, [0; 4]),
             Settlement::Settle(Usage::Total(total)) => (3, [total, 0, 0, 0]),
         };
+        let lifetime = micros(ending.lifetime);
+        self.push_end(ending.key, lifetime, settlement, &ending.fallback);
+    }
+
+    fn push_end(
+        &mut self,
+        key: HoldKey,
+        lifetime: u64,
+        (kind, counts): (u8, [u64; 4]),
+        fallback: &[Charge],
+    ) {
+        self.operation_bytes.push(2);
+        let slot = self.hold_slot(key);
+        put_count(&mut self.operation_bytes, slot);
+        put_number(&mut self.operation_bytes, lifetime);
         self.operation_bytes.push(kind);
         for count in counts {
             put_number(&mut self.operation_bytes, count);
         }
-        self.push_charges(&ending.fallback);
+        self.push_charges(fallback);
     }
 
     /// A count, then slot, limit, effect, amount and threshold of each.
@@ -224,30 +240,41 @@ pub(super) fn read_answers(
                 }))
             }
             Operation::End(ending) => {
-                let (result, readings) = match reader.byte()? {
-                    b'C' => {
-                        let limits = limits_of(&ending.fallback);
-                        (EndResult::Charged, read_readings(&mut reader, limits, now)?)
-                    }
-                    b'D' => (EndResult::Already, Readings::new()),
-                    b'S' => {
-                        let length = usize::try_from(reader.weight()?).map_err(|_| Malformed)?;
-                        let record = record::decode(reader.bytes(length)?)?;
-                        let limits = record.charges.iter().map(|charge| &charge.held.limit);
-                        let readings = read_readings(&mut reader, limits, now)?;
-                        (EndResult::Settled(record), readings)
-                    }
-                    b'U' => (EndResult::Unknown, Readings::new()),
-                    _ => return Err(Malformed),
-                };
-                Ok(Answer::End(Ended {
-                    result,
-                    now,
-                    readings,
-                }))
+                read_ended(&mut reader, &ending.fallback, now).map(Answer::End)
+            }
+            Operation::Withdraw(_) => {
+                read_ended(&mut reader, &Charges::new(), now).map(Answer::End)
             }
         })
         .collect()
+}
+
+fn read_ended(
+    reader: &mut Reader<'_>,
+    fallback: &Charges,
+    now: Timestamp,
+) -> Result<Ended, Malformed> {
+    let (result, readings) = match reader.byte()? {
+        b'C' => {
+            let limits = limits_of(fallback);
+            (EndResult::Charged, read_readings(reader, limits, now)?)
+        }
+        b'D' => (EndResult::Already, Readings::new()),
+        b'S' => {
+            let length = usize::try_from(reader.weight()?).map_err(|_| Malformed)?;
+            let record = record::decode(reader.bytes(length)?)?;
+            let limits = record.charges.iter().map(|charge| &charge.held.limit);
+            let readings = read_readings(reader, limits, now)?;
+            (EndResult::Settled(record), readings)
+        }
+        b'U' => (EndResult::Unknown, Readings::new()),
+        _ => return Err(Malformed),
+    };
+    Ok(Ended {
+        result,
+        now,
+        readings,
+    })
 }
 
 /// What the keys of reservations start with.

@@ -161,6 +161,7 @@ async fn a_bucket_is_shown_as_it_stands() {
             "period_ms": 60_000, "level": 500, "charged": 0, "fits": false,
             // 300 are missing to the estimate of 800, at 5000 a minute.
             "retry_after_ms": 3_600, "full_after_ms": 114_000,
+            "held_reservations": 1, "held_amount": 9_500,
         })
     );
     // Looking changed nothing.

@@ -18,3 +18,4 @@ mod refusal;
 mod repeated;
 mod replicas;
 mod stage;
+mod stalled;

@@ -40,9 +40,18 @@ impl Stage {
 
     /// The same, on a Redis of one's own.
     pub(super) fn settle_on(redis: Arc<RedisServer>) -> Self {
+        Self::settle_with("20s", redis)
+    }
+
+    /// The same, where Envoy gives up on an attempt, and makes the next, after a second.
+    pub(super) fn settle_impatient(redis: Arc<RedisServer>) -> Self {
+        Self::settle_with("1s", redis)
+    }
+
+    fn settle_with(patience: &str, redis: Arc<RedisServer>) -> Self {
         let envoy = Config::example("settle")
             .replace("timeout: 0.25s", "timeout: 20s")
-            .replace("max_interval: 0.1s", "max_interval: 20s");
+            .replace("max_interval: 0.1s", &format!("max_interval: {patience}"));
         Self::start(envoy, &data("llm.yaml"), redis, |envoy, taps| {
             envoy.port(8081, taps[0]).port(8181, taps[1])
         })

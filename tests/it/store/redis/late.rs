@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tollgate::limit::{Limit, Settlement};
+use tollgate::limit::{Limit, Settlement, Usage};
 use tollgate::store::{
     Admission, EndResult, Ending, HoldCounts, HoldKey, Store, StoreError, Verdict,
 };
@@ -143,6 +143,60 @@ async fn a_caller_who_goes_away_while_the_call_is_under_way_gets_everything_back
     })
     .await;
     assert_eq!(fixture.count_holds().await, open(0));
+}
+
+#[tokio::test]
+async fn a_retry_that_was_let_in_keeps_the_charge_of_the_try_that_was_given_up() {
+    let (fixture, gate, store, calls) = behind_a_gate(PATIENT).await;
+    gate.close();
+    let held = [tokens("a", limit(), 50)];
+    let mut first_try = admission([held[0].0]);
+    first_try.hold = Some(reservation("id", &held));
+    let pending = begin(store.admit(first_try)).await;
+    eventually("it is charged", || async {
+        fixture.spent("a", limit()).await == 50
+    })
+    .await;
+    drop(pending);
+    // Through another replica, before the first one knows that nobody waits for its answer.
+    assert_eq!(fixture.hold("id", held).await.verdict, Verdict::Repeated);
+    gate.open();
+    eventually("the first try is withdrawn", || async {
+        calls.operations() == [1, 1]
+    })
+    .await;
+    assert_eq!(fixture.spent("a", limit()).await, 50);
+    assert_eq!(fixture.count_holds().await, open(1));
+    let settled = fixture
+        .settle("id", Usage::Measured([30, 0, 0, 4]))
+        .await
+        .result;
+    assert!(matches!(settled, EndResult::Settled(_)));
+    assert_eq!(fixture.spent("a", limit()).await, 34);
+    assert_eq!(fixture.count_holds().await, open(0));
+}
+
+#[tokio::test]
+async fn a_retry_of_what_was_given_back_is_charged_anew() {
+    let (fixture, gate, store, _) = behind_a_gate(PATIENT).await;
+    gate.close();
+    let held = [tokens("a", limit(), 50)];
+    let mut first_try = admission([held[0].0]);
+    first_try.hold = Some(reservation("id", &held));
+    let pending = begin(store.admit(first_try)).await;
+    eventually("it is charged", || async {
+        fixture.spent("a", limit()).await == 50
+    })
+    .await;
+    drop(pending);
+    gate.open();
+    eventually("it is given back", || async {
+        fixture.spent("a", limit()).await == 0
+    })
+    .await;
+    assert_eq!(fixture.hold("id", held).await.verdict, Verdict::Admitted);
+    assert_eq!(fixture.spent("a", limit()).await, 50);
+    assert_eq!(fixture.count_holds().await, open(1));
 }
 
 #[tokio::test]
