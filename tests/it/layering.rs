@@ -53,7 +53,7 @@ const TABLE: &[Layer] = &[
     layer("usage",         &["limit"],                                  &["serde_json"]),
     // The use cases.
     layer("service",       &["limit", "rules", "store", "usage", "metrics", "clock", "telemetry"],
-                                                                        &["arc_swap", "base64", "blake3", "foldhash", "jiff", "serde_json", "smallvec", "thiserror", "tokio", "tracing"]),
+                                                                        &["arc_swap", "base64", "blake3", "foldhash", "jiff", "serde_json", "smallvec", "thiserror", "tokio", "tokio_util", "tracing"]),
     // The edges.
     layer("grpc",          &["limit", "rules", "config", "metrics", "health", "service", "usage"],
                                                                         &["envoy_types", "prost", "prost_types", "serde", "thiserror", "tokio", "tokio_stream", "tonic", "tonic_health", "tonic_prost", "tracing"]),
