@@ -56,9 +56,9 @@ const TABLE: &[Layer] = &[
                                                                         &["arc_swap", "base64", "blake3", "foldhash", "jiff", "serde_json", "smallvec", "thiserror", "tokio", "tokio_util", "tracing"]),
     // The edges.
     layer("grpc",          &["limit", "rules", "config", "metrics", "health", "service", "usage"],
-                                                                        &["envoy_types", "prost", "prost_types", "serde", "thiserror", "tokio", "tokio_stream", "tonic", "tonic_health", "tonic_prost", "tracing"]),
+                                                                        &["envoy_types", "prost", "serde", "thiserror", "tokio", "tonic", "tonic_health", "tonic_prost", "tracing"]),
     layer("admin",         &["limit", "rules", "config", "metrics", "health", "service", "usage"],
-                                                                        &["axum", "base64", "http", "http_body_util", "hyper", "hyper_util", "serde", "serde_json", "tokio", "tokio_util", "tower", "tracing"]),
+                                                                        &["axum", "base64", "hyper", "hyper_util", "serde", "serde_json", "tokio", "tokio_util", "tower", "tracing"]),
     // Composition. `tonic` and `prometheus` are the names of errors.
     layer("run",           EVERYTHING,                                  &["prometheus", "secrecy", "thiserror", "tokio", "tonic", "tracing"]),
     layer("cli",           EVERYTHING,                                  &["serde_json", "tokio", "tracing"]),
