@@ -9,6 +9,9 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
+/// Counts one thing; copies are the same.
+pub type Counter = IntCounter;
+
 /// Upper bounds in seconds, for times between some 50 µs and 50 ms.
 const TIMES: [f64; 13] = [
     0.000_025, 0.000_05, 0.000_1, 0.000_2, 0.000_4, 0.000_8, 0.001_6, 0.003_2, 0.006_4, 0.012_5,

@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use prometheus::IntCounter;
 
-use crate::metrics::{DomainMetrics, LimitMetrics, Metrics};
+use crate::metrics::{Counter, DomainMetrics, LimitMetrics, Metrics};
 use crate::rules::{ConfiguredLimit, Domain};
 
 /// All domains.
@@ -76,7 +75,7 @@ impl Policy {
     }
 
     /// What counts the requests that were answered without the store.
-    pub(super) const fn without_store(&self, denied: bool) -> &IntCounter {
+    pub(super) const fn without_store(&self, denied: bool) -> &Counter {
         if denied {
             &self.metrics.denied_without_store
         } else {

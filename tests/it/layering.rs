@@ -53,12 +53,12 @@ const TABLE: &[Layer] = &[
     layer("usage",         &["limit"],                                  &["serde_json"]),
     // The use cases.
     layer("service",       &["limit", "rules", "store", "usage", "metrics", "clock", "telemetry"],
-                                                                        &["arc_swap", "base64", "blake3", "foldhash", "jiff", "serde_json", "smallvec", "thiserror", "tokio", "tracing"]),
+                                                                        &["arc_swap", "base64", "blake3", "foldhash", "jiff", "serde_json", "smallvec", "thiserror", "tokio", "tokio_util", "tracing"]),
     // The edges.
     layer("grpc",          &["limit", "rules", "config", "metrics", "health", "service", "usage"],
-                                                                        &["envoy_types", "prost", "prost_types", "serde", "thiserror", "tokio", "tokio_stream", "tonic", "tonic_health", "tonic_prost", "tracing"]),
+                                                                        &["envoy_types", "prost", "serde", "thiserror", "tokio", "tonic", "tonic_health", "tonic_prost", "tracing"]),
     layer("admin",         &["limit", "rules", "config", "metrics", "health", "service", "usage"],
-                                                                        &["axum", "base64", "http", "http_body_util", "hyper", "hyper_util", "serde", "serde_json", "tokio", "tokio_util", "tower", "tracing"]),
+                                                                        &["axum", "base64", "hyper", "hyper_util", "serde", "serde_json", "tokio", "tokio_util", "tower", "tracing"]),
     // Composition. `tonic` and `prometheus` are the names of errors.
     layer("run",           EVERYTHING,                                  &["prometheus", "secrecy", "thiserror", "tokio", "tonic", "tracing"]),
     layer("cli",           EVERYTHING,                                  &["serde_json", "tokio", "tracing"]),
@@ -252,6 +252,7 @@ fn the_crates_that_matter_most_are_in_one_place() {
         ("axum", &["admin"][..]),
         ("envoy_types", &["grpc"]),
         ("notify", &["config::watch"]),
+        ("prometheus", &["metrics", "run"]),
         ("prost", &["grpc"]),
         ("redis", &["store::redis"]),
         ("serde_saphyr", &["config"]),

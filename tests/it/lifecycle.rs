@@ -113,6 +113,8 @@ async fn sigterm_tells_health_at_once_and_goes_on_serving() {
         &ask(&connect(&tollgate).await, asked("deny")).await
     ));
     assert_eq!(health(&connection).await, NotServing);
+    let probe = http::send(tollgate.http, "GET", "/readyz", b"").await;
+    assert_eq!((probe.status, probe.body.as_str()), (503, "draining"));
     assert!(tollgate.runs());
 
     // A second one means it: what is left of the hour is not waited for.
