@@ -2,6 +2,7 @@
 
 mod amounts;
 mod decisions;
+mod endings;
 mod reservations;
 mod time;
 
