@@ -254,3 +254,20 @@ async fn a_reservation_outlives_the_rules_that_made_it() {
     limiter.install(&[&format!("domain: llm\n{RULES}")]);
     assert_eq!(taken(&limiter).await, [1, 42, 42]);
 }
+
+#[tokio::test]
+async fn two_descriptors_on_one_bucket_are_reserved_and_settled_as_one_request() {
+    // A virtual host and a route that name the same tenant.
+    let limiter = Limiter::new(RULES);
+    let id = reservation(&limiter.ask(&["k=a", "k=a"]).await);
+    assert_eq!(taken(&limiter).await, [2, 800, 900]);
+    settle(&limiter, &id, &["tollgate.measure=input_tokens @1000"]).await;
+    assert_eq!(taken(&limiter).await, [2, 1000, 1000]);
+
+    // Each says what it costs: both are taken, and the report still replaces them once.
+    let limiter = Limiter::new(RULES);
+    let id = reservation(&limiter.ask(&["k=a @300", "k=a @300"]).await);
+    assert_eq!(taken(&limiter).await, [2, 600, 600]);
+    settle(&limiter, &id, &["tollgate.measure=input_tokens @1000"]).await;
+    assert_eq!(taken(&limiter).await, [2, 1000, 1000]);
+}
