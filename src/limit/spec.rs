@@ -76,6 +76,6 @@ impl Limit {
             .checked_sub(asked)
             .and_then(|left| left.checked_sub(headroom));
         let when_full = self.oversize == Oversize::WhenFull && cost > 0;
-        threshold.or(when_full.then_some(0))
+        threshold.or_else(|| when_full.then_some(0))
     }
 }

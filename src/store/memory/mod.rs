@@ -7,26 +7,23 @@
 //! Bounded by what is in use: a bucket that is full again is forgotten, because one that nobody has
 //! seen is full too. Each shard looks for those when it has doubled since the last look.
 
-use std::collections::BTreeSet;
+mod holds;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+use self::holds::{Holds, REMEMBERED, Remembered, State};
 use super::{
-    Admission, Charge, Charges, Decision, EndResult, Ended, Ending, Held, HoldCounts, HoldKey,
-    Readings, Record, RecordedCharge, Verdict,
+    Admission, Charge, Charges, Decision, EndResult, Ended, Ending, Held, HoldCounts, Readings,
+    RecordedCharge, Verdict,
 };
 use crate::clock::Clock;
 use crate::limit::{self, Bucket, Mode, Settlement, Timestamp, decide};
 use crate::rules::BucketKey;
 
 const SHARDS: usize = 64;
-
-/// How long a reservation that ended is remembered, to know what comes again. Whatever comes twice
-/// comes within seconds.
-const REMEMBERED: Duration = Duration::from_mins(10);
 
 /// How many buckets a shard has before it looks for forgettable ones the first time.
 const FIRST_SWEEP: usize = 1024;
@@ -50,36 +47,6 @@ struct Entry {
     bucket: Bucket,
     /// From when on the bucket is full if nobody touches it.
     full_at: Timestamp,
-}
-
-#[derive(Debug, Default)]
-struct Holds {
-    known: HashMap<HoldKey, Remembered, foldhash::quality::RandomState>,
-    expiries: BTreeSet<(Timestamp, HoldKey)>,
-    open: u64,
-    newly_expired: u64,
-}
-
-#[derive(Debug)]
-struct Remembered {
-    state: State,
-    expires: Timestamp,
-    made: Timestamp,
-}
-
-#[derive(Debug)]
-enum State {
-    /// Settled.
-    Closed,
-    Open {
-        record: Record,
-        /// Not one that only tells retries.
-        counted: bool,
-    },
-    /// Released: the request did not happen, and may come anew.
-    Released,
-    /// The report came, the admission has not yet.
-    Reported,
 }
 
 impl Memory {
@@ -361,67 +328,6 @@ impl Shard {
         if self.buckets.capacity() > self.sweep_at * 2 {
             self.buckets.shrink_to(self.sweep_at);
         }
-    }
-}
-
-impl Holds {
-    fn insert(&mut self, key: HoldKey, state: State, expires: Timestamp, made: Timestamp) {
-        self.open += u64::from(state.is_counted());
-        let remembered = Remembered {
-            state,
-            expires,
-            made,
-        };
-        if let Some(before) = self.known.insert(key, remembered) {
-            self.expiries.remove(&(before.expires, key));
-        }
-        self.expiries.insert((expires, key));
-    }
-
-    /// Ends an open reservation; what it remembered, and when it was made. `None`: it is not open.
-    fn end(&mut self, key: HoldKey, state: State, now: Timestamp) -> Option<(Record, Timestamp)> {
-        let held = self
-            .known
-            .get_mut(&key)
-            .filter(|held| matches!(held.state, State::Open { .. }))?;
-        let made = held.made;
-        let before = std::mem::replace(&mut held.state, state);
-        self.open = self.open.saturating_sub(u64::from(before.is_counted()));
-        self.shorten(key, now);
-        match before {
-            State::Open { record, .. } => Some((record, made)),
-            State::Closed | State::Released | State::Reported => None,
-        }
-    }
-
-    /// What ended is remembered for a while only.
-    fn shorten(&mut self, key: HoldKey, now: Timestamp) {
-        if let Some(held) = self.known.get_mut(&key) {
-            self.expiries.remove(&(held.expires, key));
-            held.expires = held.expires.min(now.plus(REMEMBERED));
-            self.expiries.insert((held.expires, key));
-        }
-    }
-
-    fn expire(&mut self, now: Timestamp) {
-        while let Some((expires, key)) = self.expiries.first().copied() {
-            if expires > now {
-                break;
-            }
-            self.expiries.pop_first();
-            let expired = self.known.remove(&key);
-            if expired.is_some_and(|held| held.state.is_counted()) {
-                self.open = self.open.saturating_sub(1);
-                self.newly_expired += 1;
-            }
-        }
-    }
-}
-
-impl State {
-    /// Whether it counts among the open reservations.
-    const fn is_counted(&self) -> bool {
-        matches!(self, Self::Open { counted: true, .. })
     }
 }
 
