@@ -2,6 +2,7 @@
 
 mod amounts;
 mod decisions;
+mod held;
 mod reservations;
 mod time;
 
