@@ -10,7 +10,8 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::served::{PATIENCE, Ran, Tollgate, run, tollgate};
+use crate::support::process::PATIENCE;
+use crate::support::served::{Ran, Tollgate, run, tollgate};
 
 const EXAMPLE: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),

@@ -1,4 +1,4 @@
-//! The examples, as a reader would use them: a real Envoy must accept every one.
+//! The examples, as a reader would use them: a real Envoy must accept every one, and so must we.
 //!
 //! Istio is not run. What its gateways would do with our patches is done here, to a plain Envoy
 //! configuration, and Envoy judges the result.
@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
+
+use crate::support::served::run;
 
 const TOLLGATE_IN_ISTIO: &str = "outbound|8081||tollgate.tollgate.svc.cluster.local";
 
@@ -53,6 +55,35 @@ fn assert_envoy_accepts(config: &Path) {
 fn envoy_accepts_every_example() {
     for name in ["quickstart", "redis", "settle"] {
         assert_envoy_accepts(&example(name).join("envoy.yaml"));
+    }
+}
+
+/// Our own configuration in a directory and below: every `tollgate.yaml`, and all of `config`.
+fn configurations(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.append(&mut configurations(&path));
+        } else if path.ends_with("tollgate.yaml") || directory.ends_with("examples/config") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn check_accepts_every_example() {
+    let files = configurations(&top().join("examples"));
+    assert!(files.len() >= 4, "{files:?}");
+    for file in files {
+        let file = file.to_str().unwrap();
+        let ran = run(&["check", file]);
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+        // Nothing but what was loaded: no warning.
+        let mut lines = ran.out.lines();
+        assert!(lines.all(|line| line.starts_with("domain '")), "{ran:?}");
+        assert!(!ran.out.is_empty(), "{file}");
     }
 }
 

@@ -13,14 +13,18 @@ use std::time::Duration;
 use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 use tempfile::TempDir;
 use tollgate::clock;
-use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
+use tonic::transport::Channel;
+use tonic_health::pb::health_check_response::ServingStatus::{self, NotServing, Serving};
 
+use crate::support::gate::Gate;
 use crate::support::http;
+use crate::support::process::PATIENCE;
 use crate::support::redis::RedisServer;
 use crate::support::rls::{
-    Client, admitted, ask, channel, connect, descriptor, health, limit_of, request, until_health,
+    Client, admitted, ask, channel, connect, descriptor, health, health_of, limit_of, request,
+    until_health,
 };
-use crate::support::served::{PATIENCE, Ran, Tollgate, run, tollgate};
+use crate::support::served::{Ran, Tollgate, run, tollgate};
 
 /// A limit that lets pass, and one that refuses, while the store is away.
 const CONFIG: &str = "
@@ -35,6 +39,14 @@ descriptors:
 /// An answer is due within the 15 ms that a decision waits for the store. The rest is for a busy
 /// machine; whoever waits for the store's connection or response waits much longer.
 const SOON: Duration = Duration::from_millis(500);
+
+/// The names that load balancers and orchestrators ask health for.
+const HEALTH_NAMES: [&str; 4] = [
+    "",
+    "ratelimit",
+    "envoy.service.ratelimit.v3.RateLimitService",
+    "tollgate.v1.Tollgate",
+];
 
 /// Something that is done to a Redis.
 type Way = fn(&RedisServer);
@@ -74,6 +86,30 @@ async fn until_up(tollgate: &Tollgate, up: bool) {
     {
         assert!(begun.elapsed() < PATIENCE, "no {wanted}");
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What gRPC health says under each of its names.
+async fn healths(connection: &Channel) -> [ServingStatus; 4] {
+    let mut said = [ServingStatus::Unknown; 4];
+    for (said, name) in said.iter_mut().zip(HEALTH_NAMES) {
+        *said = health_of(connection, name).await;
+    }
+    said
+}
+
+/// Looks until `/readyz` and `/healthcheck` answer with these.
+async fn until_probes(tollgate: &Tollgate, wanted: [(u16, &str); 2]) {
+    let begun = clock::instant();
+    loop {
+        let ready = http::send(tollgate.http, "GET", "/readyz", b"").await;
+        let check = http::send(tollgate.http, "GET", "/healthcheck", b"").await;
+        let found = [&ready, &check].map(|reply| (reply.status, reply.body.as_str()));
+        if found == wanted {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{found:?}, not {wanted:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -124,20 +160,53 @@ async fn sigterm_tells_health_at_once_and_goes_on_serving() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_is_the_same_under_all_its_names_and_over_http() {
+    let config = config(CONFIG);
+    let tollgate = Tollgate::serve(&[&config.flag, "--drain-delay=1h"]);
+    let connection = channel(tollgate.grpc).await;
+    let client = Client::new(connection.clone());
+    until_health(&connection, Serving).await;
+    // Both are moved by one hand, though not at one instant.
+    until_probes(&tollgate, [(200, "ready"), (200, "OK")]).await;
+    assert_eq!(healths(&connection).await, [Serving; 4]);
+    assert!(admitted(&ask(&client, asked("deny")).await));
+
+    tollgate.signal("-TERM");
+    let begun = clock::instant();
+    until_health(&connection, NotServing).await;
+    until_probes(&tollgate, [(503, "draining"), (500, "")]).await;
+    while healths(&connection).await != [NotServing; 4] {
+        assert!(begun.elapsed() < SOON, "{:?}", healths(&connection).await);
+    }
+    let waited = begun.elapsed();
+    assert!(waited < SOON, "all said so after {waited:?}");
+    // It is alive, and answers.
+    let alive = http::send(tollgate.http, "GET", "/livez", b"").await;
+    assert_eq!(alive.status, 200);
+    assert!(admitted(&ask(&client, asked("deny")).await));
+    assert_eq!(healths(&connection).await, [NotServing; 4]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_is_told_at_once_while_redis_keeps_us_waiting() {
     let redis = RedisServer::start();
-    let (config, store) = (config(CONFIG), format!("--store={}", redis.url()));
+    let gate = Gate::before(redis.port()).await;
+    let config = config(CONFIG);
+    let store = format!("--store=redis://127.0.0.1:{}", gate.port());
     let tollgate = Tollgate::serve(&[&config.flag, &store, "--drain-delay=1h"]);
     let connection = channel(tollgate.grpc).await;
     until_health(&connection, Serving).await;
-    redis.pause();
-    // Until the question whether Redis is there hangs: it is asked every second.
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    // Redis is asked every second whether it is there; this time it does not say so.
+    gate.close();
+    let begun = clock::instant();
+    while gate.held_back() == 0 {
+        assert!(begun.elapsed() < PATIENCE, "Redis was not asked");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     tollgate.signal("-TERM");
     let begun = clock::instant();
     until_health(&connection, NotServing).await;
     let waited = begun.elapsed();
-    redis.resume();
     assert!(waited < SOON, "health said so after {waited:?}");
 }
 

@@ -15,6 +15,7 @@ mod envoy;
 mod examples;
 mod layering;
 mod lifecycle;
+mod metrics_table;
 mod reload;
 mod replicas;
 mod service;

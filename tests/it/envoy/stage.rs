@@ -14,8 +14,8 @@ use crate::support::client::{Answer, Request};
 use crate::support::envoy::{Config, Envoy};
 use crate::support::process::until;
 use crate::support::redis::RedisServer;
+use crate::support::served::Tollgate;
 use crate::support::tap::{Call, Calls, End, Tap};
-use crate::support::tollgate::Tollgate;
 use crate::support::upstream::Upstream;
 
 /// The levels of a descriptor's buckets, by the names of their limits.
@@ -94,7 +94,19 @@ impl Stage {
             .build()
             .expect("a runtime for the taps");
         let calls = Calls::default();
-        let replicas = [(); 2].map(|()| Tollgate::start(tollgate, &redis, &prefix));
+        let config = format!("--config={}", tollgate.display());
+        // They wait for Redis as long as a slow machine may need.
+        let replicas = [(); 2].map(|()| {
+            let url = redis.url();
+            Tollgate::serve(&[
+                &config,
+                "--store",
+                &url,
+                "--redis-prefix",
+                &prefix,
+                "--store-timeout=10s",
+            ])
+        });
         let tap =
             |index: usize| runtime.block_on(Tap::open(index, replicas[index].grpc, calls.clone()));
         let taps = [tap(0), tap(1)];

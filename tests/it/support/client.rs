@@ -1,4 +1,5 @@
-//! An HTTP client that shows what it gets piece by piece, and can hang up at any moment.
+//! Asks through Envoy, as an application does: blocking, takes an answer piece by piece while it
+//! streams, and can hang up at any moment. Tollgate's own HTTP port is asked by `http`.
 
 use std::io::{self, BufRead, BufReader, Read, Write as _};
 use std::net::TcpStream;

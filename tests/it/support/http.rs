@@ -1,4 +1,5 @@
-//! The smallest HTTP/1.1 client: one request, one connection.
+//! Asks Tollgate's own HTTP port: async, one request on one connection, and strict about what comes
+//! back (lengths, types, no header twice). For answers in pieces, and for hanging up, see `client`.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -6,13 +7,11 @@
 )]
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// A server that has not answered by then does not answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+use super::process::PATIENCE;
 
 /// What came back.
 #[derive(Debug)]
@@ -42,6 +41,15 @@ pub(crate) async fn send(to: SocketAddr, method: &str, path: &str, body: &[u8]) 
     tokio::time::timeout(PATIENCE, exchange(to, method, path, body))
         .await
         .expect("an answer in time")
+}
+
+/// The value of a series on a page of `/metrics`; it has to be there.
+pub(crate) fn metric(page: &str, series: &str) -> u64 {
+    let value = page
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    let value = value.unwrap_or_else(|| panic!("no {series} in\n{page}"));
+    value.parse().expect("a whole number")
 }
 
 async fn exchange(to: SocketAddr, method: &str, path: &str, body: &[u8]) -> Reply {

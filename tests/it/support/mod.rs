@@ -18,5 +18,4 @@ pub(crate) mod rls;
 pub(crate) mod served;
 pub(crate) mod tap;
 pub(crate) mod tasks;
-pub(crate) mod tollgate;
 pub(crate) mod upstream;

@@ -32,9 +32,7 @@ pub(crate) fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
 pub(crate) struct Program {
     name: String,
     child: Child,
-    /// A shell that reads from a pipe which only we hold: when we are gone it ends the program,
-    /// and gently, because the program may have started others.
-    watcher: Child,
+    watcher: Watcher,
     /// A place for its files, its output among them.
     directory: TempDir,
 }
@@ -58,14 +56,8 @@ impl Program {
             let program = command.get_program().display();
             panic!("{name}: {program}: {error}; run scripts/install-test-tools")
         });
-        let watcher = Command::new("sh")
-            .args(["-c", "read -r _; kill \"$0\"", &child.id().to_string()])
-            .stdin(Stdio::piped())
-            .spawn();
-        let watcher = watcher.unwrap_or_else(|error| {
-            drop(child.kill());
-            panic!("these tests need sh in PATH: {error}")
-        });
+        // Gently, because it may have started others.
+        let watcher = Watcher::of(&mut child, "TERM");
         Self {
             name: name.to_owned(),
             child,
@@ -113,11 +105,7 @@ impl Program {
 
     /// Kills it.
     pub(crate) fn stop(&mut self) {
-        // The watcher first: the number of a program that has ended may be somebody else's.
-        for child in [&mut self.watcher, &mut self.child] {
-            drop(child.kill());
-            drop(child.wait());
-        }
+        self.watcher.stop(&mut self.child);
     }
 }
 
@@ -130,6 +118,47 @@ impl Drop for Program {
             let from = lines.len().saturating_sub(SHOWN_LINES);
             eprintln!("--- {}\n{}", self.name, lines[from..].join("\n"));
         }
+    }
+}
+
+/// Ends a program when the test process dies without dropping anything: a shell that reads from a
+/// pipe which only we hold.
+#[derive(Debug)]
+pub(crate) struct Watcher(Child);
+
+impl Watcher {
+    /// Sends `child` this signal (`TERM`, `KILL`) when we are gone.
+    pub(crate) fn of(child: &mut Child, signal: &str) -> Self {
+        let script = format!("read -r _; kill -s {signal} \"$0\"");
+        let watcher = Command::new("sh")
+            .args(["-c", &script, &child.id().to_string()])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(watcher.unwrap_or_else(|error| {
+            drop(child.kill());
+            panic!("these tests need sh in PATH: {error}")
+        }))
+    }
+
+    /// Kills the program that it watches.
+    pub(crate) fn stop(&mut self, child: &mut Child) {
+        // Itself first: the number of a program that has ended may be somebody else's.
+        self.dismiss();
+        drop(child.kill());
+        drop(child.wait());
+    }
+
+    /// Watches no more. Killed, not let go: without its pipe it would do its work.
+    fn dismiss(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.dismiss();
     }
 }
 

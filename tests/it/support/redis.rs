@@ -15,8 +15,7 @@ use redis::FromRedisValue;
 use tempfile::TempDir;
 use tollgate::clock;
 
-/// How long it may take to answer or to end. Only a broken machine needs that long.
-const PATIENCE: Duration = Duration::from_secs(20);
+use super::process::{PATIENCE, Watcher};
 
 /// A running redis-server.
 pub(crate) struct RedisServer {
@@ -27,8 +26,7 @@ pub(crate) struct RedisServer {
 
 struct Process {
     server: Child,
-    /// A shell that reads from a pipe which only we hold: when we are gone it kills the server.
-    watcher: Child,
+    watcher: Watcher,
 }
 
 impl RedisServer {
@@ -166,17 +164,7 @@ impl Process {
             .stdout(Stdio::null())
             .spawn()
             .expect("these tests need redis-server in PATH");
-        let watcher = Command::new("sh")
-            .args(["-c", "read -r _; kill -9 \"$0\"", &server.id().to_string()])
-            .stdin(Stdio::piped())
-            .spawn();
-        let watcher = match watcher {
-            Ok(watcher) => watcher,
-            Err(error) => {
-                drop(server.kill());
-                panic!("these tests need sh in PATH: {error}");
-            }
-        };
+        let watcher = Watcher::of(&mut server, "KILL");
         let mut process = Self { server, watcher };
         let begun = clock::instant();
         loop {
@@ -193,11 +181,7 @@ impl Process {
     }
 
     fn end(&mut self) {
-        // The watcher first: the number of a server that has ended may be somebody else's.
-        for child in [&mut self.watcher, &mut self.server] {
-            drop(child.kill());
-            drop(child.wait());
-        }
+        self.watcher.stop(&mut self.server);
     }
 }
 

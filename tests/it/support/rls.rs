@@ -15,7 +15,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::served::{PATIENCE, Tollgate};
+use super::process::PATIENCE;
+use super::served::Tollgate;
 
 /// Asks as Envoy does.
 pub(crate) type Client = RateLimitServiceClient<Channel>;
@@ -83,8 +84,13 @@ pub(crate) fn limit_of(status: &DescriptorStatus) -> Option<u32> {
 
 /// What gRPC health says of the whole service.
 pub(crate) async fn health(channel: &Channel) -> ServingStatus {
+    health_of(channel, "").await
+}
+
+/// What gRPC health says under a name.
+pub(crate) async fn health_of(channel: &Channel, name: &str) -> ServingStatus {
     let request = HealthCheckRequest {
-        service: String::new(),
+        service: name.to_owned(),
     };
     let answer = HealthClient::new(channel.clone()).check(request).await;
     answer.unwrap().into_inner().status()

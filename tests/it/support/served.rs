@@ -14,8 +14,7 @@ use std::time::{Duration, Instant};
 
 use tollgate::clock;
 
-/// How long anything may take that takes milliseconds. Only a broken machine needs that long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+use super::process::{PATIENCE, Watcher};
 
 /// The program, with nothing in its environment.
 pub(crate) fn tollgate() -> Command {
@@ -39,12 +38,12 @@ pub(crate) struct Ran {
 
 impl Ran {
     pub(crate) fn of(command: &mut Command) -> Self {
-        let child = command
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("tollgate to start");
-        let _watcher = Watcher::of(&child);
+        let _watcher = Watcher::of(&mut child, "KILL");
         let output: Output = child.wait_with_output().unwrap();
         Self {
             code: output.status.code(),
@@ -62,8 +61,7 @@ pub(crate) struct Tollgate {
     reader: Option<JoinHandle<()>>,
     pub(crate) grpc: SocketAddr,
     pub(crate) http: SocketAddr,
-    // Last, so that it outlives the process.
-    _watcher: Watcher,
+    watcher: Watcher,
 }
 
 impl Tollgate {
@@ -84,7 +82,7 @@ impl Tollgate {
             .stderr(Stdio::piped())
             .spawn()
             .expect("tollgate to start");
-        let watcher = Watcher::of(&child);
+        let watcher = Watcher::of(&mut child, "KILL");
         let log = Log::default();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let keep = log.clone();
@@ -100,7 +98,7 @@ impl Tollgate {
             reader: Some(reader),
             grpc: unknown,
             http: unknown,
-            _watcher: watcher,
+            watcher,
         };
         let listening = tollgate.wait_for_line(|line| line.contains("listening"));
         // As text or as JSON.
@@ -130,6 +128,11 @@ impl Tollgate {
             .status()
             .expect("kill to be in PATH");
         assert!(status.success(), "kill {signal} failed");
+    }
+
+    /// Kills it.
+    pub(crate) fn stop(&mut self) {
+        self.watcher.stop(&mut self.child);
     }
 
     /// Waits for its end, and for the last of its log.
@@ -188,8 +191,7 @@ impl Tollgate {
 
 impl Drop for Tollgate {
     fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
+        self.stop();
         if let Some(reader) = self.reader.take() {
             drop(reader.join());
         }
@@ -218,27 +220,4 @@ pub(crate) fn pause(begun: Instant, patience: Duration, what: impl Fn() -> Strin
     let waited = begun.elapsed();
     assert!(waited < patience, "waited {waited:?} for {}", what());
     std::thread::sleep(Duration::from_millis(5));
-}
-
-/// A shell that reads from a pipe which only we hold: when we are gone it kills the process.
-#[derive(Debug)]
-struct Watcher(Child);
-
-impl Watcher {
-    fn of(child: &Child) -> Self {
-        let watcher = Command::new("sh")
-            .args(["-c", "read -r _; kill -9 \"$0\"", &child.id().to_string()])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn();
-        Self(watcher.expect("sh to be in PATH"))
-    }
-}
-
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        // Killed, not let go: the number of a process that has ended may be somebody else's.
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
 }

@@ -3,6 +3,7 @@
 mod amounts;
 mod decisions;
 mod endings;
+mod held;
 mod reservations;
 mod time;
 
