@@ -45,7 +45,7 @@ impl Default for Timing {
 /// Follows the files of a library.
 #[derive(Debug)]
 pub struct Watcher {
-    library: Library,
+    followed: Library,
     timing: Timing,
     /// None where the system has no watches left: polling goes on.
     notify: Option<RecommendedWatcher>,
@@ -73,7 +73,7 @@ impl Watcher {
             .ok();
         let told = opened.errors;
         let mut watcher = Self {
-            library,
+            followed: library,
             timing,
             notify,
             events,
@@ -113,7 +113,7 @@ impl Watcher {
                 continue;
             };
             if report.changes_anything() || report.errors != self.told {
-                publish(&self.library, &report);
+                publish(&self.followed, &report);
                 self.told = report.errors;
             }
         }
@@ -121,14 +121,14 @@ impl Watcher {
 
     /// Reading and compiling may take long, so it does not hold up the runtime.
     async fn reload(&mut self) -> Option<LoadReport> {
-        let mut library = self.library.clone();
+        let mut library = self.followed.clone();
         let loaded = tokio::task::spawn_blocking(move || {
             let report = library.reload();
             (library, report)
         });
         match loaded.await {
             Ok((library, report)) => {
-                self.library = library;
+                self.followed = library;
                 Some(report)
             }
             Err(error) => {
@@ -143,7 +143,7 @@ impl Watcher {
         let Some(notify) = &mut self.notify else {
             return;
         };
-        for directory in directories(self.library.paths()) {
+        for directory in directories(self.followed.paths()) {
             // Fails where it was not watched yet, or is gone.
             drop(notify.unwatch(&directory));
             if let Err(error) = notify.watch(&directory, RecursiveMode::NonRecursive) {

@@ -1,5 +1,4 @@
-//! Beginning, leaving, and bad days: signals, ports that are taken, files that are wrong, a Redis
-//! that goes away and comes back.
+//! Beginning and leaving: signals, ports that are taken, files that are wrong.
 //!
 //! The limits in these tests refill so slowly that every hit which was counted stays counted.
 #![expect(
@@ -24,10 +23,10 @@ use crate::support::rls::{
     Client, admitted, ask, channel, connect, descriptor, health, health_of, limit_of, request,
     until_health,
 };
-use crate::support::served::{Ran, Tollgate, run, tollgate};
+use crate::support::served::{Tollgate, run};
 
 /// A limit that lets pass, and one that refuses, while the store is away.
-const CONFIG: &str = "
+pub(crate) const CONFIG: &str = "
 domain: life
 descriptors:
   - key: allow
@@ -38,7 +37,7 @@ descriptors:
 
 /// An answer is due within the 15 ms that a decision waits for the store. The rest is for a busy
 /// machine; whoever waits for the store's connection or response waits much longer.
-const SOON: Duration = Duration::from_millis(500);
+pub(crate) const SOON: Duration = Duration::from_millis(500);
 
 /// The names that load balancers and orchestrators ask health for.
 const HEALTH_NAMES: [&str; 4] = [
@@ -48,15 +47,12 @@ const HEALTH_NAMES: [&str; 4] = [
     "tollgate.v1.Tollgate",
 ];
 
-/// Something that is done to a Redis.
-type Way = fn(&RedisServer);
-
-struct Config {
-    flag: String,
+pub(crate) struct Config {
+    pub(crate) flag: String,
     _files: TempDir,
 }
 
-fn config(text: &str) -> Config {
+pub(crate) fn config(text: &str) -> Config {
     let files = tempfile::tempdir().unwrap();
     let file = files.path().join("life.yaml");
     std::fs::write(&file, text).unwrap();
@@ -66,27 +62,13 @@ fn config(text: &str) -> Config {
     }
 }
 
-fn asked(key: &str) -> RateLimitRequest {
+pub(crate) fn asked(key: &str) -> RateLimitRequest {
     request("life", [descriptor(&[(key, "x")], None)])
 }
 
 /// How much is left; `None` where no store said so.
-fn remaining(answer: &RateLimitResponse) -> Option<u32> {
+pub(crate) fn remaining(answer: &RateLimitResponse) -> Option<u32> {
     limit_of(&answer.statuses[0]).map(|_| answer.statuses[0].limit_remaining)
-}
-
-/// Looks until `/metrics` says that the store answers, or that it does not.
-async fn until_up(tollgate: &Tollgate, up: bool) {
-    let wanted = format!("tollgate_store_up {}", u8::from(up));
-    let begun = clock::instant();
-    while !http::send(tollgate.http, "GET", "/metrics", b"")
-        .await
-        .body
-        .contains(&wanted)
-    {
-        assert!(begun.elapsed() < PATIENCE, "no {wanted}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// What gRPC health says under each of its names.
@@ -114,7 +96,7 @@ async fn until_probes(tollgate: &Tollgate, wanted: [(u16, &str); 2]) {
 }
 
 /// Asks until the store decides again.
-async fn until_decided(client: &Client, key: &str) -> RateLimitResponse {
+pub(crate) async fn until_decided(client: &Client, key: &str) -> RateLimitResponse {
     let begun = clock::instant();
     loop {
         let answer = ask(client, asked(key)).await;
@@ -357,162 +339,4 @@ fn nothing_is_served_by_a_configuration_with_mistakes() {
     ]);
     assert_eq!(ran.code, Some(2), "{ran:?}");
     assert!(ran.err.contains("no configuration files"), "{}", ran.err);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scripts_that_redis_forgot_are_brought_back_unnoticed() {
-    let redis = RedisServer::start();
-    let (config, store) = (config(CONFIG), format!("--store={}", redis.url()));
-    let tollgate = Tollgate::serve(&[&config.flag, &store, "--store-timeout=5s"]);
-    let client = connect(&tollgate).await;
-    let mut left = remaining(&until_decided(&client, "deny").await).unwrap();
-    for _ in 0..5 {
-        redis.command::<()>(&["SCRIPT", "FLUSH"]);
-        left -= 1;
-        assert_eq!(remaining(&ask(&client, asked("deny")).await), Some(left));
-    }
-    assert_eq!(tollgate.lines_with("WARN"), 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_restarted_is_found_again() {
-    let redis = RedisServer::start();
-    let (config, store) = (config(CONFIG), format!("--store={}", redis.url()));
-    let tollgate = Tollgate::serve(&[&config.flag, &store, "--store-timeout=1s"]);
-    let client = connect(&tollgate).await;
-    until_decided(&client, "deny").await;
-    // Nobody asked while it was away, and so nobody notices that it was.
-    for _ in 0..3 {
-        redis.restart();
-        let answer = ask(&client, asked("deny")).await;
-        assert_eq!(remaining(&answer), Some(999_999));
-    }
-    assert_eq!(tollgate.lines_with("did not answer"), 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_redis_each_limit_answers_its_own_way_and_soon() {
-    let redis = RedisServer::start();
-    let (config, store) = (config(CONFIG), format!("--store={}", redis.url()));
-    let tollgate = Tollgate::serve(&[&config.flag, &store]);
-    let connection = channel(tollgate.grpc).await;
-    let client = Client::new(connection.clone());
-    until_health(&connection, Serving).await;
-
-    let ways: [(Way, Way); 2] = [
-        (RedisServer::stop, RedisServer::restart),
-        (RedisServer::pause, RedisServer::resume),
-    ];
-    for (gone, back) in ways {
-        until_decided(&client, "deny").await;
-        gone(&redis);
-        let begun = clock::instant();
-        for _ in 0..20 {
-            for (key, passes) in [("allow", true), ("deny", false)] {
-                let began = clock::instant();
-                let answer = ask(&client, asked(key)).await;
-                let took = began.elapsed();
-                assert_eq!(admitted(&answer), passes, "{key}");
-                assert_eq!(remaining(&answer), None);
-                assert!(took < SOON, "{key} took {took:?}");
-            }
-        }
-        // If it called itself unready, Envoy would have nobody to ask, and `deny` no voice.
-        until_up(&tollgate, false).await;
-        assert_eq!(health(&connection).await, Serving);
-
-        // Many at once are many answers, and few lines: one a second and what readiness says.
-        let before = tollgate.lines_with("WARN");
-        let burst = (0..1_000).flat_map(|_| ["allow", "deny"]);
-        let calls: tokio::task::JoinSet<bool> = burst
-            .map(|key| {
-                let client = client.clone();
-                async move { admitted(&ask(&client, asked(key)).await) == (key == "allow") }
-            })
-            .collect();
-        assert!(calls.join_all().await.into_iter().all(|right| right));
-        let lines = tollgate.lines_with("WARN") - before;
-        let seconds = begun.elapsed().as_secs_f64();
-        #[expect(clippy::cast_precision_loss, reason = "a handful")]
-        let per_second = lines as f64 / (seconds + 1.0);
-        assert!(per_second <= 3.0, "{lines} warnings in {seconds:.1} s");
-        assert!(tollgate.lines_with("did not answer") > 0);
-
-        back(&redis);
-        until_up(&tollgate, true).await;
-        until_decided(&client, "deny").await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_comes_later_is_waited_for() {
-    let redis = RedisServer::start();
-    redis.stop();
-    let (config, store) = (config(CONFIG), format!("--store={}", redis.url()));
-    let tollgate = Tollgate::serve(&[&config.flag, &store]);
-    let connection = channel(tollgate.grpc).await;
-    assert_eq!(health(&connection).await, NotServing);
-    let client = Client::new(connection.clone());
-    assert!(!admitted(&ask(&client, asked("deny")).await));
-    redis.restart();
-    until_health(&connection, Serving).await;
-    until_decided(&client, "deny").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_password_of_the_store_is_shown_to_nobody() {
-    const PASSWORD: &str = "hunter2sesame";
-    let nobody = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let config = config(CONFIG);
-    let store = format!("redis://me:{PASSWORD}@{nobody}");
-    let mut serving = Tollgate::serve(&[&config.flag, "--store", &store, "--log-level=trace"]);
-    let client = connect(&serving).await;
-    assert!(!admitted(&ask(&client, asked("deny")).await));
-    serving.wait_for_line(|line| line.contains("the store does not answer"));
-    serving.signal("-INT");
-    serving.ended(PATIENCE);
-    assert!(!serving.log().contains(PASSWORD), "{}", serving.log());
-
-    // The right scheme with a wrong rest, a wrong scheme, and none at all.
-    for wrong in [
-        "redis://me:{}@h:port",
-        "redis://me:{}@",
-        "valkey://me:{}@h",
-        "me:{}@h",
-    ] {
-        let store = wrong.replace("{}", PASSWORD);
-        for ran in [
-            run(&[
-                "serve",
-                "--store",
-                &store,
-                "--grpc-addr=127.0.0.1:0",
-                "--http-addr=127.0.0.1:0",
-            ]),
-            Ran::of(
-                tollgate()
-                    .args([
-                        "serve",
-                        "--grpc-addr=127.0.0.1:0",
-                        "--http-addr=127.0.0.1:0",
-                    ])
-                    .env("TOLLGATE_STORE", &store),
-            ),
-        ] {
-            assert_eq!(ran.code, Some(2), "{wrong}: {ran:?}");
-            assert!(ran.err.contains("--store"), "{wrong}: {}", ran.err);
-            let shown = ran.out + &ran.err;
-            assert!(!shown.contains(PASSWORD), "{wrong}: {shown}");
-        }
-    }
-    let help = Ran::of(
-        tollgate()
-            .args(["serve", "--help"])
-            .env("TOLLGATE_STORE", &store),
-    );
-    assert_eq!(help.code, Some(0));
-    assert!(!help.out.contains(PASSWORD), "{}", help.out);
 }

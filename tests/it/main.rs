@@ -20,4 +20,5 @@ mod reload;
 mod replicas;
 mod service;
 mod store;
+mod store_away;
 mod support;
