@@ -146,8 +146,9 @@ async fn supervise(
     let both = async { tokio::try_join!(ended(grpc, shutdown), ended(http, shutdown)).map(drop) };
     tokio::pin!(both);
     tokio::select! {
-        result = &mut both => return result,
+        biased;
         () = shutdown.stopping() => {}
+        result = &mut both => return result,
     }
     let all = async {
         let result = both.await;

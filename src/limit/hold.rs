@@ -15,6 +15,9 @@ pub struct HeldCharge {
     pub formula: Formula,
     /// What becomes of the estimate when no usage is reported.
     pub missing_usage: MissingUsage,
+    /// Whether an earlier charge of the reservation is on the same bucket, and settles for this
+    /// one too: what a request used is charged to a bucket once.
+    pub again: bool,
 }
 
 /// What becomes of an estimate when a report says that no usage was found.
@@ -47,6 +50,12 @@ impl HeldCharge {
         let tokens = self.formula.counts_tokens();
         match settlement {
             Settlement::Release => 0,
+            Settlement::Settle(Usage::Measured(_) | Usage::Total(_)) if self.again => 0,
+            Settlement::Settle(Usage::Missing)
+                if self.again && self.missing_usage == MissingUsage::Release =>
+            {
+                0
+            }
             Settlement::Settle(Usage::Measured(counts)) if tokens => self
                 .fixed
                 .saturating_add(self.formula.cost_of_tokens(counts)),

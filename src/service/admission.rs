@@ -12,7 +12,7 @@ use super::policy::Policy;
 use super::request::{Request, RequestError};
 use super::{Service, report};
 use crate::clock;
-use crate::limit::{Effect, Formula, HeldCharge, Mode};
+use crate::limit::{Effect, HeldCharge, Mode};
 use crate::metrics::ReportLabel;
 use crate::rules::OnStoreError;
 use crate::store::{Admission, Charges, Hold, HoldKey, Record, RecordedCharge, Verdict};
@@ -224,32 +224,31 @@ impl Service {
     }
 }
 
-/// What is remembered of each charge. Of several token charges on one bucket the first remembers
-/// all, so that a report, which is of the whole request, replaces them once.
+/// What is remembered of each charge. Of several token charges on one bucket the first settles for
+/// all.
 fn record_charges(policy: &Policy, plan: &Plan<'_>) -> Vec<RecordedCharge> {
     let mut charges: Vec<RecordedCharge> = Vec::with_capacity(plan.charges.len());
     for planned in &plan.charges {
-        let mut held = HeldCharge {
-            limit: planned.terms,
-            amount: u64::try_from(planned.cost.amount).unwrap_or(0),
-            fixed: planned.cost.fixed,
-            formula: planned.limit.formula,
-            missing_usage: planned.limit.missing_usage,
-        };
+        let mut fixed = planned.cost.fixed;
+        let mut again = false;
         let same = |charge: &&mut RecordedCharge| charge.key == planned.key;
         if planned.settles()
             && let Some(first) = charges.iter_mut().find(same)
         {
-            first.held.amount = first.held.amount.saturating_add(held.amount);
-            first.held.fixed = first.held.fixed.saturating_add(held.fixed);
-            held.amount = 0;
-            held.fixed = 0;
-            held.formula = Formula::default();
+            first.held.fixed = first.held.fixed.saturating_add(fixed);
+            (fixed, again) = (0, true);
         }
         charges.push(RecordedCharge {
             key: planned.key,
             label: policy.label(&planned.limit, planned.is_override()),
-            held,
+            held: HeldCharge {
+                limit: planned.terms,
+                amount: u64::try_from(planned.cost.amount).unwrap_or(0),
+                fixed,
+                formula: planned.limit.formula,
+                missing_usage: planned.limit.missing_usage,
+                again,
+            },
         });
     }
     charges

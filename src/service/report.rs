@@ -180,6 +180,11 @@ impl Service {
     }
 
     async fn end(&self, ending: &Ending) -> Result<Ended, StoreError> {
+        // Not a release: its id is free again once it is done, and a second try could release
+        // what was reserved anew.
+        if ending.settlement == Settlement::Release {
+            return self.0.store.end(ending.clone()).await;
+        }
         for pause in RETRIES {
             match self.0.store.end(ending.clone()).await {
                 Ok(ended) => return Ok(ended),

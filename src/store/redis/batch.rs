@@ -13,7 +13,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use redis::{Arg, Cmd, ErrorKind, ServerErrorKind, Value};
 use tokio::sync::{mpsc, oneshot};
@@ -22,11 +22,14 @@ use super::connection::Link;
 use super::script::{self, Answer, Call, MAX_KEYS, Operation};
 use super::{CallReport, Options, REPORT_DEADLINE, StoreError};
 use crate::clock::{self, ManualClock};
-use crate::limit::{Effect, Mode, WhenOver};
+use crate::limit::{Bucket, Effect, Mode, WhenOver};
 use crate::store::{Admission, Charges, Decision, Verdict};
 
 /// How many operations go into one call.
 const MAX_OPERATIONS: usize = 512;
+
+/// Within which time a charge that is undone is given back.
+const UNDO_TIME: Duration = Duration::from_secs(3);
 
 /// How many calls may be under way after their operations gave up on them.
 const MAX_LATE_CALLS: usize = 4;
@@ -258,7 +261,11 @@ fn undo(admission: &Admission, decision: &Decision) -> Option<Operation> {
         .iter()
         .zip(&decision.readings)
         .filter(|(charge, reading)| {
-            reading.fits || charge.charge.limit.when_over == WhenOver::Charge
+            let limit = &charge.charge.limit;
+            // A window that may be over when the refund comes would give back what others took.
+            let lasts =
+                Bucket::until_window_ends(limit, decision.now).is_none_or(|left| left > UNDO_TIME);
+            lasts && (reading.fits || limit.when_over == WhenOver::Charge)
         })
         .map(|(charge, _)| {
             let mut charge = *charge;

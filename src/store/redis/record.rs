@@ -7,7 +7,7 @@
 //! | bytes | |
 //! |---|---|
 //! | 22 | the bucket's key |
-//! | 1 | flags: 1 fixed window, 2 charge when over, 8 missing usage releases, 16 oversize when full, 32 zero passes at zero |
+//! | 1 | flags: 1 fixed window, 2 charge when over, 4 settled by an earlier charge, 8 missing usage releases, 16 oversize when full, 32 zero passes at zero |
 //! | 5 × 8 | doubles: numerator and denominator of the rate, amount, fixed part, period |
 //! | 4 × 4 | the weights of the token measures, in thousandths |
 //! | 8 + 4 | a double: the burst; nothing |
@@ -27,6 +27,7 @@ use crate::rules::BucketKey;
 
 const FIXED_WINDOW: u8 = 1;
 const CHARGE_WHEN_OVER: u8 = 2;
+const AGAIN: u8 = 4;
 const MISSING_RELEASES: u8 = 8;
 const WHEN_FULL: u8 = 16;
 const PASSES_AT_ZERO: u8 = 32;
@@ -49,6 +50,7 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
     for RecordedCharge { key, held, .. } in &record.charges {
         let mut flags = limit_flags(&held.limit);
         for (set, flag) in [
+            (held.again, AGAIN),
             (
                 held.missing_usage == MissingUsage::Release,
                 MISSING_RELEASES,
@@ -178,6 +180,7 @@ fn decode_charge(reader: &mut Reader<'_>) -> Result<RecordedCharge, Malformed> {
             } else {
                 MissingUsage::Release
             },
+            again: flags & AGAIN != 0,
         },
     })
 }
@@ -213,6 +216,7 @@ mod tests {
                     ..Formula::TOKENS
                 },
                 missing_usage: MissingUsage::Release,
+                again: true,
             },
         };
         let record = Record {

@@ -319,11 +319,14 @@ local function settle()
     key, flags, numerator[l], denominator[l], last, fixed, period[l], w1, w2, w3, w4, byte =
       unpack_struct('<c22BdddddI4I4I4I4xxxxxxxxxxxx', value, byte)
     window[l] = flags % 2 == 1
-    local gives_back = flags % 16 >= 8
+    local again, gives_back = flags % 8 >= 4, flags % 16 >= 8
     local tokens = w1 > 0 or w2 > 0 or w3 > 0 or w4 > 0
     local final = last
     if kind == 0 or kind == 4 then
       final = 0
+    elseif again then
+      -- An earlier charge on the same bucket settles for this one.
+      if kind ~= 2 or gives_back then final = 0 end
     elseif kind == 1 and tokens then
       local sum = w1 * c1 + w2 * c2 + w3 * c3 + w4 * c4
       if sum > EXACT then sum = EXACT end

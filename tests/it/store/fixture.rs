@@ -316,6 +316,7 @@ pub(super) fn held(
         amount,
         fixed,
         formula,
+        again: false,
         missing_usage: MissingUsage::Keep,
     };
     let mut charge = charge(name, limit, i64::try_from(amount).unwrap());

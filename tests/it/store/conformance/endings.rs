@@ -17,6 +17,7 @@ for_every_store! {
     a_released_id_is_decided_anew_and_reported_never
     an_end_is_remembered_for_a_while
     a_bucket_in_debt_outlives_a_lowered_rate
+    of_two_charges_on_one_bucket_the_first_settles_for_both
 }
 
 const USED_LITTLE: Usage = Usage::Measured([100, 0, 0, 0]);
@@ -92,4 +93,33 @@ async fn a_bucket_in_debt_outlives_a_lowered_rate(store: Fixture) {
         memory.forget_full();
     }
     assert_eq!(store.spent("a", slow).await, 9_800);
+}
+
+async fn of_two_charges_on_one_bucket_the_first_settles_for_both(store: Fixture) {
+    let bucket = token_bucket(1, 60 * MINUTE, 10);
+    // Only told, so that what does not fit refuses nothing, and is not charged.
+    let shadowed = |amount, again| {
+        let (charge, mut held) = tokens("a", bucket, amount);
+        held.again = again;
+        (charge.with(Effect::Shadow), held)
+    };
+    let (fits, too_much) = (6, 8);
+    for (id, amounts, taken) in [("first", [fits, too_much], 6), ("second", [14, fits], 6)] {
+        let both = [shadowed(amounts[0], false), shadowed(amounts[1], true)];
+        store.hold(id, both).await;
+        assert_eq!(store.spent("a", bucket).await, taken, "{id}");
+        store.release(id).await;
+        assert_eq!(store.spent("a", bucket).await, 0, "{id}");
+
+        store.hold(id, both).await;
+        store.settle(id, Usage::Total(8)).await;
+        assert_eq!(store.spent("a", bucket).await, 8, "{id}");
+        store.charge([charge("a", bucket, -8)]).await;
+    }
+    // Both fit: what was used is used once.
+    let bucket = token_bucket(1, 60 * MINUTE, 100);
+    let both = [shadowed(6, false), shadowed(6, true)];
+    store.hold("both", both).await;
+    store.settle("both", Usage::Total(8)).await;
+    assert_eq!(store.spent("a", bucket).await, 8);
 }

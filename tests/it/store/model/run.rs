@@ -293,6 +293,7 @@ impl Held {
                 tokens: self.weights.map(weight),
                 ..Formula::default()
             },
+            again: false,
             missing_usage: if self.missing_gives_back {
                 MissingUsage::Release
             } else {
