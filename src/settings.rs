@@ -56,9 +56,9 @@ pub struct ServeArgs {
     #[arg(long, env = "TOLLGATE_MERGE_DOMAINS", value_parser = BoolishValueParser::new())]
     pub merge_domains: bool,
 
-    /// Where buckets live: `memory`, or redis://[USER:PASSWORD@]HOST:PORT[/DB], or rediss://… for
-    /// TLS. Replicas share limits through Redis; with `memory` each has its own.
+    /// Where buckets live: in this process or in Redis.
     #[arg(
+        help = "Where buckets live: `memory`, or redis://[USER:PASSWORD@]HOST:PORT[/DB], or rediss://… for TLS. Replicas share limits through Redis; with `memory` each has its own.",
         long,
         value_name = "STORE",
         env = "TOLLGATE_STORE",

@@ -2,7 +2,7 @@
 //!
 //! Everything an operation needs happens in one Lua script, so it is atomic, and time is the
 //! server's, so replicas need not agree about theirs. Operations that arrive while a call is under
-//! way are sent together as the next one ([`batch`]): under load many cost one round trip, and
+//! way are sent together as the next one (`batch.rs`): under load many cost one round trip, and
 //! when idle none waits.
 //!
 //! What it needs: Redis 6 or newer (`KEEPTTL`, RESP3) or any Valkey, and a `maxmemory-policy` that
