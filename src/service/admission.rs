@@ -65,7 +65,7 @@ impl Service {
             }
             Phase::Report => {
                 let source = report::Source::Envoy;
-                self.report(Some(policy), request, &control, source).await?;
+                self.report(policy, request, &control, source).await?;
                 // Nobody reads it: what was used was used.
                 Ok(Answer::unlimited(request.descriptors.len()))
             }
@@ -123,13 +123,13 @@ impl Service {
             if mode == Mode::Apply {
                 policy.metrics.over_limit.inc();
             }
-            return Ok(Outcome::undecided(plan, Verdict::Refused, false));
+            return Ok(Outcome::without_decision(plan, Verdict::Refused, false));
         }
         if plan.charges.is_empty() {
             if mode == Mode::Apply {
                 policy.metrics.ok.inc();
             }
-            return Ok(Outcome::undecided(plan, Verdict::Admitted, false));
+            return Ok(Outcome::without_decision(plan, Verdict::Admitted, false));
         }
         let deny = plan.charges.iter().any(|planned| {
             planned.effect == Effect::Enforce && planned.limit.on_store_error == OnStoreError::Deny
@@ -176,7 +176,7 @@ impl Service {
                 } else {
                     Verdict::Admitted
                 };
-                Ok(Outcome::undecided(plan, result, true))
+                Ok(Outcome::without_decision(plan, result, true))
             }
         }
     }

@@ -223,10 +223,7 @@ impl Service {
             counts,
             ..reporting()
         };
-        heard(
-            self.report(Some(policy), &request, &control, Source::Api)
-                .await?,
-        )
+        heard(self.report(policy, &request, &control, Source::Api).await?)
     }
 
     /// Gives back everything that a reservation charged.
@@ -251,10 +248,7 @@ impl Service {
             counts,
             ..reporting()
         };
-        heard(
-            self.report(Some(policy), &request, &control, Source::Api)
-                .await?,
-        )
+        heard(self.report(policy, &request, &control, Source::Api).await?)
     }
 
     /// Tells the state of the buckets of `target`'s first descriptor.

@@ -124,7 +124,7 @@ impl<'p> Outcome<'p> {
     }
 
     /// The outcome where the store was not asked, or did not answer.
-    pub(super) fn undecided(plan: Plan<'p>, result: Verdict, without_store: bool) -> Self {
+    pub(super) fn without_decision(plan: Plan<'p>, result: Verdict, without_store: bool) -> Self {
         let refused = result == Verdict::Refused;
         let limited: SmallVec<[usize; 8]> = plan
             .charges

@@ -71,16 +71,11 @@ impl Service {
     /// Does what a report says.
     pub(super) async fn report(
         &self,
-        policy: Option<Arc<Policy>>,
+        policy: Arc<Policy>,
         request: &Request<'_>,
         control: &Control<'_>,
         source: Source,
     ) -> Result<ReportAnswer, RequestError> {
-        let Some(policy) = policy else {
-            self.metrics()
-                .count_report(source.name(), ReportLabel::UnknownId);
-            return Ok(ReportAnswer::nothing(ReportResult::UnknownId));
-        };
         let plan = Plan::of(&policy.domain, request, control)?;
         let usage = usage(request, control, source);
         let bad = control.bad_count || plan.descriptors.iter().any(|planned| planned.bad_count);
@@ -89,23 +84,20 @@ impl Service {
                 .count_report(source.name(), ReportLabel::Invalid);
             return Ok(ReportAnswer::nothing(ReportResult::Invalid));
         };
-        let charges: Charges = plan
-            .charges
-            .iter()
-            .map(super::plan::Planned::charge)
-            .filter(|charge| charge.charge.amount != 0)
-            .collect();
-        let fallback = plan
+        let (charges, fallback): (Charges, SmallVec<[Charged; 4]>) = plan
             .charges
             .iter()
             .filter(|planned| planned.cost.amount != 0)
-            .map(|planned| Charged {
-                label: policy.label(&planned.limit, planned.is_override()),
-                key: planned.key,
-                limit: planned.terms,
-                amount: planned.cost.amount,
+            .map(|planned| {
+                let charged = Charged {
+                    label: policy.label(&planned.limit, planned.is_override()),
+                    key: planned.key,
+                    limit: planned.terms,
+                    amount: planned.cost.amount,
+                };
+                (planned.charge(), charged)
             })
-            .collect();
+            .unzip();
         // Where no reservation is named, the key only tells whether the report came before: when
         // Envoy, or we, try again.
         let (id, lifetime) = match (control.id, request.request_id) {

@@ -33,7 +33,8 @@ pub struct Charge {
     pub key: BucketKey,
     /// What is charged.
     pub charge: limit::Charge,
-    /// Whether a usage report replaces it: then it is left out where the report came first.
+    /// Whether a usage report replaces it: where the report came first, only its fixed part is
+    /// charged.
     pub settles: bool,
 }
 
