@@ -19,7 +19,7 @@ use redis::{Arg, Cmd, ErrorKind, ServerErrorKind, Value};
 use tokio::sync::{mpsc, oneshot};
 
 use super::connection::Link;
-use super::script::{self, Answer, Call, MAX_KEYS, Operation};
+use super::script::{self, Answer, Call, MAX_KEYS, Operation, Places};
 use super::{CallReport, Options, REPORT_DEADLINE, StoreError};
 use crate::clock::{self, ManualClock};
 use crate::limit::{Bucket, Effect, Mode, WhenOver};
@@ -97,7 +97,7 @@ pub(super) async fn run(
         let mut command = redis::cmd("EVALSHA");
         command.arg(&sha);
         let time = options.clock.as_ref().map(ManualClock::now);
-        call.arguments(&options.prefix, time, |argument| {
+        let places = call.arguments(&options.prefix, time, |argument| {
             command.arg(argument);
         });
         let mut reply: Reply = Box::pin(evaluate(link.clone(), command));
@@ -105,14 +105,15 @@ pub(super) async fn run(
             biased;
             result = &mut reply => {
                 report(&options, batch.len(), begun, result.as_ref().err());
-                deliver(&mut batch, result, &queue);
+                deliver(&mut batch, &places, result, &queue);
             }
             () = tokio::time::sleep_until(until.into()) => {
                 report(&options, batch.len(), begun, Some(&StoreError::Timeout));
                 give_up(&mut batch);
                 late.fetch_add(1, Ordering::AcqRel);
                 let batch = std::mem::take(&mut batch);
-                tokio::spawn(finish(reply, batch, queue.clone(), Arc::clone(&late)));
+                let late = Arc::clone(&late);
+                tokio::spawn(finish(reply, batch, places, queue.clone(), late));
             }
         }
     }
@@ -122,6 +123,7 @@ pub(super) async fn run(
 async fn finish(
     mut reply: Reply,
     mut batch: Vec<Pending>,
+    places: Places,
     queue: mpsc::WeakSender<Pending>,
     late: Arc<AtomicUsize>,
 ) {
@@ -138,7 +140,7 @@ async fn finish(
     };
     // First of all: what is given back now must find its way.
     late.fetch_sub(1, Ordering::AcqRel);
-    deliver(&mut batch, result, &queue);
+    deliver(&mut batch, &places, result, &queue);
 }
 
 /// Fills `batch` with what waits already. What nobody waits for any more is left out: an admission
@@ -206,12 +208,13 @@ async fn evaluate(link: Link, command: Cmd) -> Result<Vec<u8>, StoreError> {
 /// Hands out the answers. What cannot be handed out is undone.
 fn deliver(
     batch: &mut Vec<Pending>,
+    places: &Places,
     result: Result<Vec<u8>, StoreError>,
     queue: &mpsc::WeakSender<Pending>,
 ) {
     let answers = result.and_then(|bytes| {
         let operations: Vec<&Operation> = batch.iter().map(|pending| &pending.operation).collect();
-        script::read_answers(&bytes, &operations)
+        script::read_answers(&bytes, &operations, places)
             .map_err(|error| StoreError::Rejected(error.to_string()))
     });
     let answers = match answers {

@@ -1,75 +1,44 @@
 -- Many operations, decided in their order, in one call: what limit::decide and HeldCharge say,
 -- said again for the place where the state is. A property test holds the two equal.
 --
--- KEYS[1 .. B]     buckets, each once
--- KEYS[B+1 .. ]    reservations, each once; the last key counts the open ones
--- ARGV[1]          B; prefix of bucket keys; the distinct limits (see `limit` below)
--- ARGV[2]          the operations
--- ARGV[3]          the time in microseconds; absent: this server's
+-- KEYS[1 .. P]     buckets of plain charges, each once
+-- KEYS[ .. P+B]    buckets of the other operations, each once; a bucket may be in both parts
+-- KEYS[ .. ]       reservations, each once; the last key counts the open ones
+-- ARGV[1]          P and B; prefix of bucket keys; the distinct limits
+-- ARGV[2]          the plain charges, bucket by bucket
+-- ARGV[3]          the other operations
+-- ARGV[4]          the time in microseconds; absent: this server's
 --
--- Returns one string: the time, then each operation's answer. Numbers are little-endian doubles,
--- all of them integers below 2^53, so that every sum is exact.
+-- Returns one string: the time, then each operation's answer, plain ones first. Numbers are
+-- little-endian doubles, all of them integers below 2^53, so that every sum is exact.
+--
+-- What costs here is each redis.call, then every table and closure that is made. So a bucket is
+-- read and written once by each part, and what plain charges do not need is made when other
+-- operations come.
 
-local unpack_struct, pack, floor = struct.unpack, struct.pack, math.floor
+local unpack_struct, pack, floor, call = struct.unpack, struct.pack, math.floor, redis.call
 local EXACT = 9007199254740992
 local MAX_SPENT = 4000000000000000
 -- The longest a bucket is remembered after its last charge: a debt at a rate of nearly nothing
 -- would need an expiry that Redis refuses.
 local CENTURY = 3155760000000000
 
-local now
-if ARGV[3] then
-  now = tonumber(ARGV[3])
+local now = ARGV[4]
+if now then
+  now = tonumber(now)
 else
-  local time = redis.call('TIME')
+  local time = call('TIME')
   now = time[1] * 1000000 + time[2]
 end
 
--- Limits: 1 in flags = fixed window, 2 = charge when over.
+-- A limit: flags (1 = fixed window, 2 = charge when over), numerator, denominator, period.
 local header = ARGV[1]
-local bucket_count, prefix, limit_count, at_byte = unpack_struct('<HBc0H', header)
-local window, over, numerator, denominator, period = {}, {}, {}, {}, {}
-for i = 1, limit_count do
-  local flags
-  flags, numerator[i], denominator[i], period[i], at_byte = unpack_struct('<Bddd', header, at_byte)
-  window[i] = flags % 2 == 1
-  over[i] = flags >= 2
-end
-
--- Buckets: spent, fraction and time of the state; until when the key lives; the limit it was
--- last held to; whether it has to be written.
-local name, spent, fraction, at, lives, held_to, dirty = {}, {}, {}, {}, {}, {}, {}
-local stored = {}
-local slots
-
-local function load(i, key, value)
-  name[i] = key
-  if value and #value == 32 then
-    stored[i] = value
-    spent[i], fraction[i], at[i], lives[i] = unpack_struct('<dddd', value)
-  else
-    spent[i], fraction[i], at[i], lives[i] = 0, 0, 0, 0
-  end
-end
-
-if bucket_count > 0 then
-  local values = redis.call('MGET', unpack(KEYS, 1, bucket_count))
-  for i = 1, bucket_count do load(i, KEYS[i], values[i]) end
-end
-
--- The bucket of a reservation, which need not be among KEYS.
-local function slot_of(key)
-  if not slots then
-    slots = {}
-    for i = 1, #name do slots[name[i]] = i end
-  end
-  local i = slots[key]
-  if not i then
-    i = #name + 1
-    load(i, key, redis.call('GET', key))
-    slots[key] = i
-  end
-  return i
+local plain_count, bucket_count, prefix, limit_count, at_byte = unpack_struct('<HHBc0H', header)
+local limits = {}
+for l = 1, limit_count do
+  local flags, numerator, denominator, period
+  flags, numerator, denominator, period, at_byte = unpack_struct('<Bddd', header, at_byte)
+  limits[l] = { flags, numerator, denominator, period }
 end
 
 -- (r * n + f) / d and its remainder, for products beyond 2^53; r and f are below d, d below 2^45.
@@ -89,60 +58,169 @@ local function long_division(r, n, f, d)
   return quotient, rest
 end
 
-local function refill(i, l)
-  held_to[i] = l
-  local before = at[i]
-  if window[l] then
-    local start = now - now % period[l]
-    if start > before then
-      spent[i], fraction[i], at[i] = 0, 0, start
-    end
-  elseif now > before then
-    at[i] = now
-    local s = spent[i]
-    if s > 0 then
-      local n, d, f = numerator[l], denominator[l], fraction[i]
-      if f >= d then f = d - 1 end
-      local elapsed = now - before
-      local periods = floor(elapsed / d)
-      local back = periods * n
-      if back < s then
-        local rest = elapsed - periods * d
-        local q
-        local parts = rest * n + f
-        if parts < EXACT then
-          q = floor(parts / d)
-          f = parts - q * d
-        else
-          q, f = long_division(rest, n, f, d)
-        end
-        back = back + q
-      end
-      if back >= s then
-        spent[i], fraction[i] = 0, 0
-      else
-        spent[i], fraction[i] = s - back, f
-      end
-    end
+-- A bucket's spent, fraction and time after it was refilled.
+local function refilled(spent, fraction, at, limit)
+  if limit[1] % 2 == 1 then
+    local start = now - now % limit[4]
+    if start > at then return 0, 0, start end
+    return spent, fraction, at
   end
+  if now <= at then return spent, fraction, at end
+  if spent == 0 then return 0, fraction, now end
+  local n, d = limit[2], limit[3]
+  if fraction >= d then fraction = d - 1 end
+  local elapsed = now - at
+  local periods = floor(elapsed / d)
+  local back = periods * n
+  if back < spent then
+    local rest = elapsed - periods * d
+    local parts = rest * n + fraction
+    local q
+    if parts < EXACT then
+      q = floor(parts / d)
+      fraction = parts - q * d
+    else
+      q, fraction = long_division(rest, n, fraction, d)
+    end
+    back = back + q
+  end
+  if back >= spent then return 0, 0, now end
+  return spent - back, fraction, now
 end
 
-local function spend(i, amount)
-  local s = spent[i] + amount
-  if s > MAX_SPENT then s = MAX_SPENT end
-  if s <= 0 then
-    s = 0
-    fraction[i] = 0
+-- A bucket's spent and fraction after it took an amount.
+local function charged(spent, fraction, amount)
+  spent = spent + amount
+  if spent > MAX_SPENT then return MAX_SPENT, fraction end
+  if spent <= 0 then return 0, 0 end
+  return spent, fraction
+end
+
+-- Writes a bucket that was changed; one that was only looked at comes with what is `stored`.
+-- `lives` says until when its key lives, zero that there is none.
+local function write(key, spent, fraction, at, lives, limit, stored)
+  if spent == 0 then
+    -- A full bucket is what a missing one is.
+    if lives > 0 and not stored then call('DEL', key) end
+    return
   end
-  spent[i] = s
+  local full_in
+  if limit[1] % 2 == 1 then
+    full_in = at + limit[4] - now
+  else
+    full_in = spent * limit[3] / limit[2]
+  end
+  if full_in > CENTURY then full_in = CENTURY end
+  if now + full_in > lives then
+    -- Twice as long as needed, so that a busy bucket's expiry moves rarely.
+    local lifetime = floor(full_in * 2) + 60000000
+    lives = now + lifetime
+    -- One that was only looked at has to live longer where its rate was lowered; the refill counts
+    -- again, by the rate of then.
+    local state = stored and stored:sub(1, 24) .. pack('<d', lives)
+      or pack('<dddd', spent, fraction, at, lives)
+    call('SET', key, state, 'PX', floor(lifetime / 1000) + 1)
+  elseif not stored then
+    call('SET', key, pack('<dddd', spent, fraction, at, lives), 'KEEPTTL')
+  end
 end
 
 local answer = { pack('<d', now) }
+local told = 1
+
+-- Plain charges: one to an operation, applied, with no reservation. By bucket: limit, how many; of
+-- each the effect (0 enforce, 1 quota, 2 record, 3 shadow), amount and threshold. Whether the
+-- operation was refused follows from whether its charge fits.
+if plain_count > 0 then
+  local values = call('MGET', unpack(KEYS, 1, plain_count))
+  local charges, position = ARGV[2], 1
+  for i = 1, plain_count do
+    local spent, fraction, at, lives = 0, 0, 0, 0
+    local value = values[i]
+    if value and #value == 32 then
+      spent, fraction, at, lives = unpack_struct('<dddd', value)
+    end
+    local l, count
+    l, count, position = unpack_struct('<HH', charges, position)
+    local limit = limits[l]
+    spent, fraction, at = refilled(spent, fraction, at, limit)
+    local over, dirty = limit[1] % 4 >= 2, false
+    for _ = 1, count do
+      local effect, amount, threshold
+      effect, amount, threshold, position = unpack_struct('<Bdd', charges, position)
+      local fits = effect == 2 or spent <= threshold
+      if fits or over then
+        spent, fraction = charged(spent, fraction, amount)
+        dirty = true
+      elseif effect == 3 then
+        dirty = true
+      end
+      told = told + 1
+      answer[told] = pack('<dd', fits and spent or -spent - 1, fraction)
+    end
+    write(KEYS[i], spent, fraction, at, lives, limit, not dirty and value)
+  end
+end
+
+local operations = ARGV[3]
+if operations == '' then return table.concat(answer) end
+
+local function say(text)
+  told = told + 1
+  answer[told] = text
+end
+
+-- Buckets: spent, fraction and time of the state; until when the key lives; the limit it was
+-- last held to; whether it has to be written.
+local name, spent, fraction, at, lives, held_to, dirty = {}, {}, {}, {}, {}, {}, {}
+local stored = {}
+local slots
+
+local function load(i, key, value)
+  name[i] = key
+  if value and #value == 32 then
+    stored[i] = value
+    spent[i], fraction[i], at[i], lives[i] = unpack_struct('<dddd', value)
+  else
+    spent[i], fraction[i], at[i], lives[i] = 0, 0, 0, 0
+  end
+end
+
+if bucket_count > 0 then
+  local values = call('MGET', unpack(KEYS, plain_count + 1, plain_count + bucket_count))
+  for i = 1, bucket_count do load(i, KEYS[plain_count + i], values[i]) end
+end
+
+-- The bucket of a reservation, which need not be among KEYS.
+local function slot_of(key)
+  if not slots then
+    slots = {}
+    for i = 1, #name do slots[name[i]] = i end
+  end
+  local i = slots[key]
+  if not i then
+    i = #name + 1
+    load(i, key, call('GET', key))
+    slots[key] = i
+  end
+  return i
+end
+
+local function refill(i, l)
+  held_to[i] = l
+  spent[i], fraction[i], at[i] = refilled(spent[i], fraction[i], at[i], limits[l])
+end
+
+local function spend(i, amount)
+  spent[i], fraction[i] = charged(spent[i], fraction[i], amount)
+end
+
+local function over(l)
+  return limits[l][1] % 4 >= 2
+end
 
 local function tell(fits, i)
-  local s = spent[i]
-  if not fits then s = -s - 1 end
-  answer[#answer + 1] = pack('<dd', s, fraction[i])
+  say(pack('<dd', fits and spent[i] or -spent[i] - 1, fraction[i]))
 end
 
 -- Open reservations are counted by the minute in which they expire.
@@ -158,7 +236,7 @@ end
 -- s = settled, x = released, r = reported before its admission came. O and Q are o and q that a
 -- retry was let in on.
 local function held(key)
-  local value = redis.call('GET', key)
+  local value = call('GET', key)
   if value then
     local state, expires, made = unpack_struct('<c1dd', value)
     local lower = state:lower()
@@ -171,10 +249,9 @@ end
 -- comes twice comes within seconds.
 local function close(key, state, expires)
   expires = math.min(expires, now + 600000000)
-  redis.call('SET', key, pack('<c1dd', state, expires, now), 'PX', floor((expires - now) / 1000) + 1)
+  call('SET', key, pack('<c1dd', state, expires, now), 'PX', floor((expires - now) / 1000) + 1)
 end
 
-local operations = ARGV[2]
 local position = 1
 
 -- Charges: slot, limit, effect (0 enforce, 1 quota, 2 record, 3 shadow; + 8 where a report changes
@@ -199,13 +276,13 @@ local function decide()
   if holds then
     local hold
     hold, lifetime, record, position = unpack_struct('<HdI4c0', operations, position)
-    hold_key = KEYS[bucket_count + hold]
+    hold_key = KEYS[plain_count + bucket_count + hold]
     if not fresh then
       local state, expires = held(hold_key)
       if state and state ~= 'r' and state ~= 'x' then
         verdict = 'P'
         peek = true
-        if state ~= 's' then redis.call('SETRANGE', hold_key, 0, state:upper()) end
+        if state ~= 's' then call('SETRANGE', hold_key, 0, state:upper()) end
       elseif state == 'r' then
         -- What was used is charged already; the request itself, the fixed part, is not. It
         -- follows the first 47 bytes of a held charge.
@@ -227,7 +304,7 @@ local function decide()
     local e = effect[c] % 8
     local ok = e == 2 or spent[i] <= threshold[c]
     fits[c] = ok
-    if ok or over[limit[c]] then spend(i, amount[c]) end
+    if ok or over(limit[c]) then spend(i, amount[c]) end
     spent_after[c], fraction_after[c] = spent[i], fraction[i]
     if e == 0 then
       if not ok then enforced_over = true end
@@ -243,14 +320,14 @@ local function decide()
     verdict = 'R'
   end
 
-  answer[#answer + 1] = verdict
+  say(verdict)
   if refused or peek then
     for c = count, 1, -1 do
       local i = slot[c]
       spent[i], fraction[i] = spent_before[c], fraction_before[c]
     end
     for c = 1, count do
-      if not peek and over[limit[c]] then
+      if not peek and over(limit[c]) then
         spend(slot[c], amount[c])
         dirty[slot[c]] = true
       end
@@ -260,15 +337,14 @@ local function decide()
   end
   for c = 1, count do
     local s = spent_after[c]
-    if not fits[c] then s = -s - 1 end
-    answer[#answer + 1] = pack('<dd', s, fraction_after[c])
+    say(pack('<dd', fits[c] and s or -s - 1, fraction_after[c]))
     dirty[slot[c]] = true
   end
   if late then
     close(hold_key, 's', late)
   elseif holds then
     for c = 1, count do
-      if not fits[c] and not over[limit[c]] then
+      if not fits[c] and not over(limit[c]) then
         -- Not charged (it was only told): nothing to give back. The amount follows the
         -- first 39 of the 91 bytes of a held charge; all of them follow a count of two bytes.
         local from = 2 + (c - 1) * 91 + 39
@@ -276,7 +352,7 @@ local function decide()
       end
     end
     local expires = now + lifetime
-    redis.call('SET', hold_key, pack('<c1dd', open, expires, now) .. record, 'PX', floor(lifetime / 1000) + 1)
+    call('SET', hold_key, pack('<c1dd', open, expires, now) .. record, 'PX', floor(lifetime / 1000) + 1)
     if open == 'o' then count_open(expires, 1) end
   end
 end
@@ -288,14 +364,14 @@ local function settle()
   hold, lifetime, kind, c1, c2, c3, c4, count, position =
     unpack_struct('<HdBddddH', operations, position)
   read_charges(count)
-  local hold_key = KEYS[bucket_count + hold]
+  local hold_key = KEYS[plain_count + bucket_count + hold]
   local state, expires, made, value, retried = held(hold_key)
   if not state then
     if count == 0 then
-      answer[#answer + 1] = 'U'
+      say('U')
       return
     end
-    answer[#answer + 1] = 'C'
+    say('C')
     for c = 1, count do
       refill(slot[c], limit[c])
       spend(slot[c], amount[c])
@@ -306,19 +382,19 @@ local function settle()
     return
   end
   if (state ~= 'o' and state ~= 'q') or (kind == 4 and retried) then
-    answer[#answer + 1] = 'D'
+    say('D')
     return
   end
 
-  answer[#answer + 1] = pack('<c1dI4', 'S', made, #value - 17)
-  answer[#answer + 1] = value:sub(18)
+  say(pack('<c1dI4', 'S', made, #value - 17))
+  say(value:sub(18))
   local charges, byte = unpack_struct('<H', value, 18)
   for _ = 1, charges do
-    local key, flags, w1, w2, w3, w4, last, fixed, l
-    l = limit_count + 1
-    key, flags, numerator[l], denominator[l], last, fixed, period[l], w1, w2, w3, w4, byte =
+    local key, flags, numerator, denominator, last, fixed, period, w1, w2, w3, w4
+    key, flags, numerator, denominator, last, fixed, period, w1, w2, w3, w4, byte =
       unpack_struct('<c22BdddddI4I4I4I4xxxxxxxxxxxx', value, byte)
-    window[l] = flags % 2 == 1
+    limit_count = limit_count + 1
+    limits[limit_count] = { flags, numerator, denominator, period }
     local again, gives_back = flags % 8 >= 4, flags % 16 >= 8
     local tokens = w1 > 0 or w2 > 0 or w3 > 0 or w4 > 0
     local final = last
@@ -338,11 +414,10 @@ local function settle()
     elseif kind == 2 and tokens and gives_back then
       final = fixed
     end
-    limit_count = l
     local i = slot_of(prefix .. key)
-    refill(i, l)
+    refill(i, limit_count)
     local correction = final - last
-    if correction < 0 and window[l] and now - now % period[l] > made then
+    if correction < 0 and flags % 2 == 1 and now - now % period > made then
       -- This window never bore the charge.
       correction = 0
     end
@@ -351,7 +426,7 @@ local function settle()
     tell(true, i)
   end
   if kind == 4 then
-    redis.call('DEL', hold_key)
+    call('DEL', hold_key)
   else
     close(hold_key, kind == 0 and 'x' or 's', expires)
   end
@@ -365,37 +440,15 @@ while position <= #operations do
 end
 
 for i = 1, #name do
-  local s, l = spent[i], held_to[i]
-  if s == 0 then
-    -- A full bucket is what a missing one is.
-    if dirty[i] and lives[i] > 0 then redis.call('DEL', name[i]) end
-  elseif l then
-    local full_in
-    if window[l] then
-      full_in = at[i] + period[l] - now
-    else
-      full_in = s * denominator[l] / numerator[l]
-    end
-    if full_in > CENTURY then full_in = CENTURY end
-    -- Also one that was only looked at may have to live longer now: its rate was lowered.
-    local moves = now + full_in > lives[i]
-    if dirty[i] or moves then
-      -- What was not charged stays as it was: the refill counts again, by the rate of then.
-      local state = dirty[i] and pack('<ddd', s, fraction[i], at[i]) or stored[i]:sub(1, 24)
-      if moves then
-        -- Twice as long as needed, so that a busy bucket's expiry moves rarely.
-        local lifetime = floor(full_in * 2) + 60000000
-        lives[i] = now + lifetime
-        redis.call('SET', name[i], state .. pack('<d', lives[i]), 'PX', floor(lifetime / 1000) + 1)
-      else
-        redis.call('SET', name[i], state .. pack('<d', lives[i]), 'KEEPTTL')
-      end
-    end
+  local l = held_to[i]
+  if l then
+    local looked_at = not dirty[i] and stored[i]
+    write(name[i], spent[i], fraction[i], at[i], lives[i], limits[l], looked_at)
   end
 end
 
 for minute, by in pairs(opened) do
-  if by ~= 0 then redis.call('HINCRBY', open_key, string.format('%.0f', minute), by) end
+  if by ~= 0 then call('HINCRBY', open_key, string.format('%.0f', minute), by) end
 end
 
 return table.concat(answer)

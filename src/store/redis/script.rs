@@ -4,7 +4,9 @@ use hashbrown::HashMap;
 
 use super::codec::{Malformed, Reader, put_count, put_number, put_signed};
 use super::record;
-use crate::limit::{Algorithm, Bucket, Effect, Limit, Mode, Reading, Settlement, Timestamp, Usage};
+use crate::limit::{
+    self, Algorithm, Bucket, Effect, Limit, Mode, Reading, Settlement, Timestamp, Usage,
+};
 use crate::rules::BucketKey;
 use crate::store::{
     Admission, Charge, Charges, Decision, EndResult, Ended, Ending, HoldKey, Readings, Verdict,
@@ -45,8 +47,17 @@ impl Operation {
 }
 
 /// A call being put together. Reused from call to call, so that its tables keep their memory.
+///
+/// Admissions of one charge that leave no reservation are most of what a busy service asks, and
+/// have a part of the call to themselves, sorted by bucket: the script does with a few calculations
+/// what it needs tables for elsewhere.
 #[derive(Debug, Default)]
 pub(super) struct Call {
+    plain: Vec<PlainCharge>,
+    plain_buckets: HashMap<BucketKey, PlainBucket, foldhash::quality::RandomState>,
+    plain_names: Vec<BucketKey>,
+    plain_bytes: Vec<u8>,
+    operations: usize,
     buckets: HashMap<BucketKey, usize, foldhash::quality::RandomState>,
     bucket_names: Vec<BucketKey>,
     holds: HashMap<HoldKey, usize, foldhash::quality::RandomState>,
@@ -56,9 +67,32 @@ pub(super) struct Call {
     operation_bytes: Vec<u8>,
 }
 
+#[derive(Debug)]
+struct PlainCharge {
+    bucket: PlainBucket,
+    operation: usize,
+    charge: limit::Charge,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct PlainBucket {
+    slot: usize,
+    limit: usize,
+}
+
+/// Where in the answer to a call each operation's is: the plain ones, in the order in which they
+/// are answered. All others follow, in their own order.
+#[derive(Debug, Default)]
+pub(super) struct Places(Vec<usize>);
+
 impl Call {
     /// Empties it.
     pub(super) fn clear(&mut self) {
+        self.plain.clear();
+        self.plain_buckets.clear();
+        self.plain_names.clear();
+        self.plain_bytes.clear();
+        self.operations = 0;
         self.buckets.clear();
         self.bucket_names.clear();
         self.holds.clear();
@@ -70,6 +104,14 @@ impl Call {
 
     /// Adds an operation.
     pub(super) fn push(&mut self, operation: &Operation) {
+        let index = self.operations;
+        self.operations += 1;
+        if let Operation::Admit(admission) = operation
+            && let Some(charge) = plain_charge(admission)
+            && self.push_plain(index, charge)
+        {
+            return;
+        }
         match operation {
             Operation::Admit(admission) => self.push_admission(admission),
             Operation::End(ending) => self.push_ending(ending),
@@ -79,15 +121,17 @@ impl Call {
 
     /// The keys and arguments, written through `argument`; first the number of keys.
     pub(super) fn arguments(
-        &self,
+        &mut self,
         prefix: &str,
         time: Option<Timestamp>,
         mut argument: impl FnMut(&[u8]),
-    ) {
-        let key_count = self.bucket_names.len() + self.hold_names.len() + 1;
+    ) -> Places {
+        let places = self.sort_plain();
+        let buckets = self.plain_names.len() + self.bucket_names.len();
+        let key_count = buckets + self.hold_names.len() + 1;
         argument(key_count.to_string().as_bytes());
         let mut name = String::with_capacity(prefix.len() + 24);
-        for key in &self.bucket_names {
+        for key in self.plain_names.iter().chain(&self.bucket_names) {
             write_name(&mut name, prefix, "b:", key);
             argument(name.as_bytes());
         }
@@ -99,16 +143,69 @@ impl Call {
 
         let bucket_prefix = format!("{prefix}b:");
         let mut header = Vec::with_capacity(self.limit_bytes.len() + 16);
+        put_count(&mut header, self.plain_names.len());
         put_count(&mut header, self.bucket_names.len());
         header.push(u8::try_from(bucket_prefix.len()).unwrap_or(u8::MAX));
         header.extend_from_slice(bucket_prefix.as_bytes());
         put_count(&mut header, self.limits.len());
         header.extend_from_slice(&self.limit_bytes);
         argument(&header);
+        argument(&self.plain_bytes);
         argument(&self.operation_bytes);
         if let Some(time) = time {
             argument(time.as_micros().to_string().as_bytes());
         }
+        places
+    }
+
+    /// Writes the plain charges, bucket by bucket.
+    fn sort_plain(&mut self) -> Places {
+        self.plain.sort_by_key(|charge| charge.bucket);
+        for bucket in self.plain.chunk_by(|one, next| one.bucket == next.bucket) {
+            let Some(first) = bucket.first() else {
+                continue;
+            };
+            put_count(&mut self.plain_bytes, first.bucket.limit);
+            put_count(&mut self.plain_bytes, bucket.len());
+            for charge in bucket {
+                self.plain_bytes.push(effect_byte(charge.charge.effect));
+                put_amounts(&mut self.plain_bytes, &charge.charge);
+            }
+        }
+        Places(self.plain.iter().map(|charge| charge.operation).collect())
+    }
+
+    /// Adds a plain charge, unless its bucket is held to another limit in this call: then it needs
+    /// more care.
+    fn push_plain(&mut self, operation: usize, charge: &Charge) -> bool {
+        let limit = self.limit_slot(charge.charge.limit);
+        let names = &mut self.plain_names;
+        let bucket = *self.plain_buckets.entry(charge.key).or_insert_with(|| {
+            names.push(charge.key);
+            let slot = names.len();
+            PlainBucket { slot, limit }
+        });
+        let same = bucket.limit == limit;
+        if same {
+            self.plain.push(PlainCharge {
+                bucket,
+                operation,
+                charge: charge.charge,
+            });
+        }
+        same
+    }
+
+    fn limit_slot(&mut self, limit: Limit) -> usize {
+        let next = self.limits.len() + 1;
+        let bytes = &mut self.limit_bytes;
+        *self.limits.entry(limit).or_insert_with(|| {
+            bytes.push(record::limit_flags(&limit));
+            put_number(bytes, limit.rate.numerator());
+            put_number(bytes, limit.rate.denominator());
+            put_number(bytes, limit.rate.period_micros());
+            next
+        })
     }
 
     fn push_admission(&mut self, admission: &Admission) {
@@ -168,41 +265,18 @@ impl Call {
     /// A count, then slot, limit, effect, amount and threshold of each.
     fn push_charges(&mut self, charges: &[Charge]) {
         put_count(&mut self.operation_bytes, charges.len());
-        for Charge {
-            key,
-            charge,
-            settles,
-        } in charges
-        {
+        for charge in charges {
+            let limit = self.limit_slot(charge.charge.limit);
             let names = &mut self.bucket_names;
-            let slot = *self.buckets.entry(*key).or_insert_with(|| {
-                names.push(*key);
+            let slot = *self.buckets.entry(charge.key).or_insert_with(|| {
+                names.push(charge.key);
                 names.len()
             });
-            let next = self.limits.len() + 1;
-            let bytes = &mut self.limit_bytes;
-            let limit = *self.limits.entry(charge.limit).or_insert_with(|| {
-                bytes.push(record::limit_flags(&charge.limit));
-                put_number(bytes, charge.limit.rate.numerator());
-                put_number(bytes, charge.limit.rate.denominator());
-                put_number(bytes, charge.limit.rate.period_micros());
-                next
-            });
-            let effect = match charge.effect {
-                Effect::Enforce => 0,
-                Effect::Quota => 1,
-                Effect::Record => 2,
-                Effect::Shadow => 3,
-            };
             let out = &mut self.operation_bytes;
             put_count(out, slot);
             put_count(out, limit);
-            out.push(effect | if *settles { 8 } else { 0 });
-            put_signed(out, charge.amount);
-            match charge.threshold {
-                Some(threshold) => put_number(out, threshold),
-                None => put_signed(out, -1),
-            }
+            out.push(effect_byte(charge.charge.effect) | if charge.settles { 8 } else { 0 });
+            put_amounts(out, &charge.charge);
         }
     }
 
@@ -215,17 +289,52 @@ impl Call {
     }
 }
 
+/// The charge of an admission that is nothing but one charge.
+fn plain_charge(admission: &Admission) -> Option<&Charge> {
+    match admission.charges.as_slice() {
+        [charge] if admission.hold.is_none() && admission.mode == Mode::Apply => Some(charge),
+        _ => None,
+    }
+}
+
+fn effect_byte(effect: Effect) -> u8 {
+    match effect {
+        Effect::Enforce => 0,
+        Effect::Quota => 1,
+        Effect::Record => 2,
+        Effect::Shadow => 3,
+    }
+}
+
+/// Amount and threshold.
+fn put_amounts(out: &mut Vec<u8>, charge: &limit::Charge) {
+    put_signed(out, charge.amount);
+    match charge.threshold {
+        Some(threshold) => put_number(out, threshold),
+        None => put_signed(out, -1),
+    }
+}
+
 /// Reads the answers to `operations`, in their order.
 pub(super) fn read_answers(
     bytes: &[u8],
     operations: &[&Operation],
+    places: &Places,
 ) -> Result<Vec<Answer>, Malformed> {
     let mut reader = Reader::new(bytes);
     let now = Timestamp::from_micros(reader.number()?);
+    let mut plain: Vec<Option<Decision>> = operations.iter().map(|_| None).collect();
+    for index in &places.0 {
+        if let Some(Operation::Admit(admission)) = operations.get(*index) {
+            plain[*index] = Some(read_plain(&mut reader, admission, now)?);
+        }
+    }
     operations
         .iter()
-        .map(|operation| match operation {
-            Operation::Admit(admission) => {
+        .zip(plain)
+        .map(|(operation, plain)| match (operation, plain) {
+            (_, Some(decision)) => Ok(Answer::Admit(decision)),
+            (Operation::Admit(admission), None) => {
                 let verdict = match reader.byte()? {
                     b'A' => Verdict::Admitted,
                     b'P' => Verdict::Repeated,
@@ -239,14 +348,39 @@ pub(super) fn read_answers(
                     readings,
                 }))
             }
-            Operation::End(ending) => {
+            (Operation::End(ending), None) => {
                 read_ended(&mut reader, &ending.fallback, now).map(Answer::End)
             }
-            Operation::Withdraw(_) => {
+            (Operation::Withdraw(_), None) => {
                 read_ended(&mut reader, &Charges::new(), now).map(Answer::End)
             }
         })
         .collect()
+}
+
+/// Reads the answer to a plain charge: whether it fits says whether it was refused.
+fn read_plain(
+    reader: &mut Reader<'_>,
+    admission: &Admission,
+    now: Timestamp,
+) -> Result<Decision, Malformed> {
+    let readings = read_readings(reader, limits_of(&admission.charges), now)?;
+    let refused = admission
+        .charges
+        .iter()
+        .zip(&readings)
+        .any(|(charge, reading)| {
+            !reading.fits && matches!(charge.charge.effect, Effect::Enforce | Effect::Quota)
+        });
+    Ok(Decision {
+        verdict: if refused {
+            Verdict::Refused
+        } else {
+            Verdict::Admitted
+        },
+        now,
+        readings,
+    })
 }
 
 fn read_ended(
