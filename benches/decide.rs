@@ -22,6 +22,8 @@
     reason = "progress goes beside the table, not into it"
 )]
 
+#[path = "decide/combined.rs"]
+mod combined;
 #[path = "decide/cpu.rs"]
 mod cpu;
 #[path = "decide/empty.rs"]
@@ -83,7 +85,7 @@ struct Settings {
         env = "BENCH_VARIANTS",
         value_delimiter = ',',
         value_enum,
-        default_value = "empty,memory,redis,memory-reserved,redis-reserved"
+        default_value = "empty,memory,combined,redis,memory-reserved,redis-reserved"
     )]
     variants: Vec<Variant>,
     /// Another Tollgate to measure than the one just built.

@@ -1,5 +1,6 @@
 //! The floor: a tonic server that decodes the request and says OK.
 //!
+//! With the URL of a Redis it asks that too, for nothing ([`Combined`]).
 //! It runs as a child of the bench, with tonic and tokio as they come and the allocator that
 //! Tollgate uses, announces its port on stdout, and ends with its parent: when stdin closes.
 
@@ -19,17 +20,25 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
+use crate::combined::Combined;
+
 /// The first argument that makes this program the empty server.
 pub(crate) const ARGUMENT: &str = "empty-server";
 
-struct Empty;
+struct Empty {
+    combined: Option<Combined>,
+}
 
 #[tonic::async_trait]
 impl RateLimitService for Empty {
     async fn should_rate_limit(
         &self,
-        _request: Request<RateLimitRequest>,
+        request: Request<RateLimitRequest>,
     ) -> Result<Response<RateLimitResponse>, Status> {
+        if let Some(combined) = &self.combined {
+            let touched = combined.touch(request.get_ref()).await;
+            touched.ok_or_else(|| Status::unavailable("no answer from Redis"))?;
+        }
         Ok(Response::new(RateLimitResponse {
             overall_code: Code::Ok.into(),
             ..RateLimitResponse::default()
@@ -40,6 +49,10 @@ impl RateLimitService for Empty {
 /// Serves until stdin closes.
 #[tokio::main]
 pub(crate) async fn serve() -> Result<()> {
+    let combined = match std::env::args().nth(2) {
+        Some(url) => Some(Combined::connect(&url).await?),
+        None => None,
+    };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     writeln!(io::stdout(), "{}", listener.local_addr()?.port())?;
     let (closed, stdin_closed) = oneshot::channel();
@@ -49,7 +62,7 @@ pub(crate) async fn serve() -> Result<()> {
         closed.send(ended)
     });
     Server::builder()
-        .add_service(RateLimitServiceServer::new(Empty))
+        .add_service(RateLimitServiceServer::new(Empty { combined }))
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
             async move { drop(stdin_closed.await) },

@@ -21,6 +21,8 @@ use crate::tenants::{Expected, Tenants, write_config};
 pub(crate) enum Variant {
     /// A tonic server that only says OK.
     Empty,
+    /// The same, that reads and writes a key in a Redis of its own for each request.
+    Combined,
     /// Tollgate, buckets in its own memory.
     Memory,
     /// The same, with a reservation made for each decision, that a report could settle.
@@ -35,6 +37,7 @@ impl Variant {
     /// Its name in commands and in the table.
     pub(crate) const fn name(self) -> &'static str {
         match self {
+            Self::Combined => "combined",
             Self::Empty => "empty",
             Self::Memory => "memory",
             Self::MemoryReserved => "memory-reserved",
@@ -46,7 +49,7 @@ impl Variant {
     /// What its limit counts: only tokens are reserved.
     const fn cost(self) -> &'static str {
         match self {
-            Self::Empty | Self::Memory | Self::Redis => "hits",
+            Self::Combined | Self::Empty | Self::Memory | Self::Redis => "hits",
             Self::MemoryReserved | Self::RedisReserved => "tokens",
         }
     }
@@ -60,8 +63,13 @@ impl Variant {
     ) -> Result<Running> {
         let (server, port, redis) = match self {
             Self::Empty => {
-                let (server, port) = start_empty()?;
+                let (server, port) = start_empty(None)?;
                 (server, port, None)
+            }
+            Self::Combined => {
+                let redis = start_redis(scratch, self.name()).await?;
+                let (server, port) = start_empty(Some(&redis.url))?;
+                (server, port, Some(redis))
             }
             Self::Memory | Self::MemoryReserved => {
                 let (server, port) = start_tollgate(tollgate, scratch, self, "memory").await?;
@@ -123,7 +131,7 @@ impl Running {
     /// What its answers have to look like.
     pub(crate) fn expected(&self) -> Expected {
         match self.variant {
-            Variant::Empty => Expected::Nothing,
+            Variant::Combined | Variant::Empty => Expected::Nothing,
             _ => Expected::Charged,
         }
     }
@@ -147,10 +155,11 @@ impl Running {
     }
 }
 
-fn start_empty() -> Result<(Process, u16)> {
+fn start_empty(redis: Option<&str>) -> Result<(Process, u16)> {
     let mut server = Process::spawn(
         Command::new(std::env::current_exe()?)
             .arg(empty::ARGUMENT)
+            .args(redis)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped()),
     )?;
