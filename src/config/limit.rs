@@ -7,11 +7,12 @@
 use crate::limit::{
     Algorithm, Effect, Formula, Limit, MissingUsage, Oversize, Rate, WhenOver, ZeroCost,
 };
-use crate::rules::{ConfiguredLimit, Estimate, LimitIndex, OnStoreError, Terms};
+use crate::rules::{ConfiguredLimit, Estimate, LimitIndex, OnStoreError, Stating, Terms};
 
 use super::amount;
 use super::cost::Costs;
 use super::error::{Complaint, Findings};
+use super::estimate::Estimates;
 use super::read::Fields;
 use super::words::Place;
 use super::yaml::{Node, Value};
@@ -39,7 +40,7 @@ pub(super) struct Defaults {
     pub(super) on_store_error: Option<OnStoreError>,
     algorithm: Option<Algorithm>,
     cost: Option<Formula>,
-    estimate: Option<u64>,
+    estimates: Estimates,
     missing_usage: Option<MissingUsage>,
     oversize: Option<Oversize>,
     when_over: Option<WhenOver>,
@@ -56,7 +57,7 @@ impl Defaults {
             cost: fields
                 .get("cost")
                 .and_then(|node| costs.resolve(node, findings)),
-            estimate: estimate(&fields, findings),
+            estimates: Estimates::read(&fields, findings),
             missing_usage: findings.word_of(&fields, "missing_usage", &MISSING_USAGE),
             on_store_error: on_store_error(&fields, findings),
             oversize: findings.word_of(&fields, "oversize", &OVERSIZE),
@@ -135,6 +136,7 @@ pub(super) fn read(
         terms: Terms::Unlimited,
         formula: Formula::REQUESTS,
         estimate: Estimate::None,
+        stating: Stating::default(),
         effect: modes.effect(),
         replaces: replaces.unwrap_or_default(),
         on_store_error: defaults.on_store_error.unwrap_or_default(),
@@ -152,7 +154,7 @@ pub(super) fn read(
         None => Some(defaults.cost.unwrap_or(Formula::REQUESTS)),
     };
     let terms = terms(&fields, algorithm, defaults, findings);
-    let estimate = estimate(&fields, findings);
+    let estimates = Estimates::read(&fields, findings);
     let missing_usage = findings.word_of(&fields, "missing_usage", &MISSING_USAGE);
     if let Some(on_store_error) = on_store_error(&fields, findings) {
         limit.on_store_error = on_store_error;
@@ -161,19 +163,12 @@ pub(super) fn read(
     limit.formula = formula;
     limit.terms = Terms::Limited(terms);
     limit.headroom = headroom(&fields, terms.burst, findings);
+    estimates.apply(&defaults.estimates, &mut limit, &terms, &fields, findings);
     if formula.counts_tokens() {
         limit.missing_usage = missing_usage.or(defaults.missing_usage).unwrap_or_default();
-        if let Some(amount) = estimate.or(defaults.estimate) {
-            limit.estimate = Estimate::Constant(amount);
-            check_estimate(&fields, amount, &terms, findings);
-        }
-    } else {
-        for key in ["estimate", "missing_usage"] {
-            if let Some(node) = fields.get(key) {
-                let idle = Complaint::new(format!("'{key}' means nothing for this cost"));
-                findings.error(node.at, idle.hint("only a cost that counts tokens has it"));
-            }
-        }
+    } else if let Some(node) = fields.get("missing_usage") {
+        let idle = Complaint::new("'missing_usage' means nothing for this cost");
+        findings.error(node.at, idle.hint("only a cost that counts tokens has it"));
     }
     name.map(|_| limit)
 }
@@ -268,35 +263,6 @@ fn burst(node: &Node<'_>, findings: &mut Findings<'_>) -> Option<u64> {
             None
         }
         burst => Some(burst),
-    }
-}
-
-fn estimate(fields: &Fields<'_, '_>, findings: &mut Findings<'_>) -> Option<u64> {
-    let node = fields.get("estimate")?;
-    let text = findings.text(node, "estimate")?;
-    if text == "learned" {
-        let later = Complaint::new("estimate: learned is not available in this version");
-        findings.error(node.at, later.hint("write a number"));
-        return None;
-    }
-    findings.take(node.at, amount::amount(text))
-}
-
-/// A request that is taken to cost more than the burst would never pass.
-fn check_estimate(
-    fields: &Fields<'_, '_>,
-    estimate: u64,
-    terms: &Limit,
-    findings: &mut Findings<'_>,
-) {
-    let forbidden = terms.burst == 0;
-    if estimate > terms.burst && terms.oversize == Oversize::Refuse && !forbidden {
-        let burst = terms.burst;
-        let never = Complaint::new(format!(
-            "the estimate {estimate} is more than the burst {burst}"
-        ))
-        .hint("no request of unknown cost would ever pass; or write oversize: when_full");
-        findings.error(fields.at("estimate"), never);
     }
 }
 

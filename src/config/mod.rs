@@ -21,6 +21,7 @@ mod cost;
 mod describe;
 mod document;
 mod error;
+mod estimate;
 mod explain;
 mod files;
 mod library;

@@ -6,7 +6,7 @@ use crate::limit::{
     Algorithm, Effect, Formula, Limit, MissingUsage, Oversize, Rate, WhenOver, ZeroCost,
 };
 
-use super::Identity;
+use super::{Estimate, Identity, Stating};
 
 /// The place of a limit among all limits of its domain: dense, for tables beside the rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,8 +28,10 @@ pub struct ConfiguredLimit {
     pub terms: Terms,
     /// What is counted.
     pub formula: Formula,
-    /// What a request is taken to cost when nobody said.
+    /// What the tokens are taken to be that nobody stated.
     pub estimate: Estimate,
+    /// How what the caller stated is taken.
+    pub stating: Stating,
     /// What happens when it is over: refuse, tell, or vote.
     pub effect: Effect,
     /// The names of limits that do not apply where this one does.
@@ -49,16 +51,6 @@ pub enum Terms {
     Limited(Limit),
     /// Everything; never counted.
     Unlimited,
-}
-
-/// What a request is taken to cost in tokens when nobody said.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Estimate {
-    /// This much.
-    Constant(u64),
-    /// Nothing: admitted while the level is above zero.
-    #[default]
-    None,
 }
 
 /// What to answer when the store cannot.
@@ -177,6 +169,7 @@ impl Override {
             }),
             formula: Formula::HITS,
             estimate: Estimate::None,
+            stating: Stating::default(),
             effect: Effect::Enforce,
             replaces: Vec::new(),
             on_store_error: OnStoreError::default(),
