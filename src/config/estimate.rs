@@ -105,7 +105,7 @@ impl Estimates {
         };
         if !matches!(mode, Some(Mode::Learned)) {
             for key in OF_LEARNING {
-                if let Some(node) = fields.get(key) {
+                if let Some(node) = fields.own(key) {
                     let idle = Complaint::new(format!("'{key}' means nothing here"));
                     findings.error(node.at, idle.hint("it goes with estimate: learned"));
                 }
@@ -148,7 +148,7 @@ fn refuse_idle(fields: &Fields<'_, '_>, formula: Formula, findings: &mut Finding
         .chain(["bytes_per_token", "reserve_output"])
     {
         let (counted, what) = about(key);
-        if let Some(node) = fields.get(key).filter(|_| !counted) {
+        if let Some(node) = fields.own(key).filter(|_| !counted) {
             let idle = Complaint::new(format!("'{key}' means nothing for this cost"));
             findings.error(
                 node.at,
@@ -176,7 +176,7 @@ fn check(
         "estimate" => format!("the estimate {amount} is more than the burst {burst}"),
         key => format!("the {key} {amount} is more than the burst {burst}"),
     });
-    if fields.get(key).is_some() {
+    if fields.own(key).is_some() {
         findings.error(
             fields.at(key),
             above.hint("what is more than fits is cut off; or write oversize: when_full"),

@@ -13,6 +13,7 @@ use super::amount;
 use super::cost::Costs;
 use super::error::{Complaint, Findings};
 use super::estimate::Estimates;
+use super::expand::Written;
 use super::read::Fields;
 use super::words::Place;
 use super::yaml::{Node, Value};
@@ -108,13 +109,15 @@ pub(super) struct Surroundings<'s> {
     pub(super) modes: Modes,
 }
 
-/// The limit that an entry of `limits:` describes; its index is not set.
+/// The limit that an entry of `limits:` describes; its index and its origin are not set.
 pub(super) fn read(
-    node: &Node<'_>,
+    written: &Written<'_>,
     surroundings: &mut Surroundings<'_>,
     findings: &mut Findings<'_>,
 ) -> Option<ConfiguredLimit> {
-    let fields = findings.fields(node, "an entry of limits", Place::Limit)?;
+    let fields = findings
+        .fields(&written.node, "an entry of limits", Place::Limit)?
+        .inheriting(&written.inherited);
     let defaults = surroundings.defaults;
     let name = name(&fields, findings);
     let modes = Modes::read(&fields, findings).or(surroundings.modes);
@@ -142,6 +145,7 @@ pub(super) fn read(
         on_store_error: defaults.on_store_error.unwrap_or_default(),
         missing_usage: MissingUsage::default(),
         headroom: Vec::new(),
+        origin: None,
     };
     if unlimited {
         refuse_beside_unlimited(&fields, findings);
@@ -166,7 +170,7 @@ pub(super) fn read(
     estimates.apply(&defaults.estimates, &mut limit, &terms, &fields, findings);
     if formula.counts_tokens() {
         limit.missing_usage = missing_usage.or(defaults.missing_usage).unwrap_or_default();
-    } else if let Some(node) = fields.get("missing_usage") {
+    } else if let Some(node) = fields.own("missing_usage") {
         let idle = Complaint::new("'missing_usage' means nothing for this cost");
         findings.error(node.at, idle.hint("only a cost that counts tokens has it"));
     }
@@ -225,6 +229,9 @@ fn terms(
     let burst = match (fields.get("burst"), algorithm) {
         (None, _) => rate.map(Rate::amount),
         (Some(node), Algorithm::TokenBucket) => burst(node, findings),
+        (Some(_), Algorithm::FixedWindow) if fields.own("burst").is_none() => {
+            rate.map(Rate::amount)
+        }
         (Some(node), Algorithm::FixedWindow) => {
             let idle = Complaint::new("a fixed_window has no burst");
             findings.error(

@@ -1,5 +1,6 @@
 //! A limit with everything that the configuration says about it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limit::{
@@ -42,6 +43,19 @@ pub struct ConfiguredLimit {
     pub missing_usage: MissingUsage,
     /// What has to stay free, by priority class. A class that is not listed needs nothing.
     pub headroom: Vec<(String, u64)>,
+    /// The preset or tier that it comes from; `None`: it was written out. Only for people.
+    pub origin: Option<Arc<Origin>>,
+}
+
+/// Where a limit comes from that was not written out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// As in `preset openai/tier-1/gpt-4o`.
+    pub from: String,
+    /// Where its figures come from.
+    pub source: Option<String>,
+    /// The keys that were given where it is used.
+    pub overridden: Vec<String>,
 }
 
 /// What a limit allows.
@@ -175,6 +189,7 @@ impl Override {
             on_store_error: OnStoreError::default(),
             missing_usage: MissingUsage::default(),
             headroom: Vec::new(),
+            origin: None,
         }
     }
 }

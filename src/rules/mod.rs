@@ -14,7 +14,7 @@ mod pattern;
 
 pub use answer::{AnswerStyle, BodyStyle, HeaderStyle};
 pub(crate) use configured::rate_limit_terms;
-pub use configured::{ConfiguredLimit, LimitIndex, OnStoreError, Override, Terms, Unit};
+pub use configured::{ConfiguredLimit, LimitIndex, OnStoreError, Origin, Override, Terms, Unit};
 pub use domain::{Domain, DuplicateRule, Entry, Level, Match, Rule};
 pub use estimate::{BytesPerToken, Estimate, LearnBy, Learning, Quantile, Stating};
 pub use key::{BucketKey, Identity, LearnKey};

@@ -220,5 +220,6 @@ fn limits(
         on_store_error: OnStoreError::Allow,
         missing_usage: MissingUsage::default(),
         headroom: Vec::new(),
+        origin: None,
     }
 }
