@@ -267,11 +267,9 @@ fn overlaid<'n>(item: &Node<'n>, base: &Written<'n>) -> Written<'n> {
         return base.clone();
     };
     let mut entries = own.clone();
-    // Of something unlimited, nothing that counts is left.
-    let unlimited = item.field("unlimited").and_then(Node::as_text) == Some("true");
     let kept = theirs
         .iter()
-        .filter(|(key, _)| !unlimited && !keys(item).any(|own| key.as_text() == Some(own)));
+        .filter(|(key, _)| !keys(item).any(|own| key.as_text() == Some(own)));
     let inherited = kept.clone().filter_map(|(key, _)| key.as_text());
     let inherited = inherited.map(str::to_owned).collect();
     entries.extend(kept.cloned());

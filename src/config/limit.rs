@@ -185,7 +185,7 @@ fn refuse_beside_unlimited(fields: &Fields<'_, '_>, findings: &mut Findings<'_>)
         .iter()
         .filter(|key| !meaningful.contains(key))
     {
-        if let Some(node) = fields.get(key) {
+        if let Some(node) = fields.own(key) {
             findings.error(
                 node.at,
                 format!("'{key}' means nothing where unlimited is true"),
