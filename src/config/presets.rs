@@ -2,7 +2,7 @@
 //!
 //! The figures are data (`presets.yaml`, with a source in every row), read by the same YAML layer
 //! as a configuration. A preset becomes what one would have written: entries of `limits:`, which
-//! [`super::expand`] joins with what is written beside it. So a preset can say nothing that a
+//! `expand` joins with what is written beside it. So a preset can say nothing that a
 //! configuration cannot.
 
 use std::collections::BTreeMap;
