@@ -35,6 +35,8 @@ pub enum Command {
     /// Tell which rule and limits a descriptor comes to, what they count, and the keys of their
     /// buckets. Needs no service.
     Explain(ExplainArgs),
+    /// List the presets of providers' limits, or show what one becomes and where it is from.
+    Presets(PresetsArgs),
     /// Ask a running service (any service with Envoy's rate-limit API) and print its answer.
     Call(CallArgs),
 }
@@ -135,6 +137,17 @@ pub struct CheckArgs {
     /// Let several files describe one domain together.
     #[arg(long, env = "TOLLGATE_MERGE_DOMAINS", value_parser = BoolishValueParser::new())]
     pub merge_domains: bool,
+}
+
+/// What `presets` is told.
+#[derive(Debug, Args)]
+pub struct PresetsArgs {
+    /// The preset to show, or the beginning of the names to list.
+    pub name: Option<String>,
+
+    /// Figures to show it with, such as tpm=450k.
+    #[arg(value_name = "FIGURE=AMOUNT", value_parser = entry)]
+    pub figures: Vec<(String, String)>,
 }
 
 /// What `explain` is told.

@@ -10,6 +10,7 @@
 
 mod call;
 mod check;
+mod presets;
 mod serve;
 
 use std::future::Future;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 
 pub use call::call;
 pub use check::{check, explain};
+pub use presets::presets;
 pub use serve::serve;
 
 /// Runs a command that waits for the network.

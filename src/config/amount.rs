@@ -3,10 +3,11 @@
 //! Everything is read from the text, never through floating point: `1.5M` is 1,500,000 and not
 //! about so much, and what would not come out whole is refused instead of rounded.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::limit::{Algorithm, MAX_AMOUNT, Rate, Weight};
-use crate::rules::Unit;
+use crate::rules::{BytesPerToken, Quantile, Unit};
 
 use super::error::Complaint;
 use super::words::nearest;
@@ -107,6 +108,46 @@ pub(super) fn weight(text: &str) -> Result<Weight, Complaint> {
     };
     Weight::from_thousandths(thousandths)
         .ok_or_else(|| format!("the weight '{text}' is more than 1000").into())
+}
+
+/// A share of requests: `0.9`, `p90`, `p99.9`; above none and below all, with at most three
+/// decimals.
+pub(super) fn quantile(text: &str) -> Result<Quantile, Complaint> {
+    let scaled = match text.strip_prefix(['p', 'P']) {
+        Some(percent) => scaled(percent, 1),
+        None => scaled(text, 3),
+    };
+    let quantile = match scaled {
+        Scaled::Whole(thousandths) => u16::try_from(thousandths)
+            .ok()
+            .and_then(Quantile::from_thousandths),
+        Scaled::Broken => {
+            return Err(format!("the quantile '{text}' is finer than a thousandth").into());
+        }
+        Scaled::NotANumber | Scaled::TooLarge => None,
+    };
+    quantile.ok_or_else(|| {
+        Complaint::new(format!("'{text}' is not a quantile"))
+            .hint("write a number between 0 and 1, such as 0.9, or p90")
+    })
+}
+
+/// How many bytes make a token: a number above 0, at most 1000, with at most three decimals.
+pub(super) fn bytes_per_token(text: &str) -> Result<BytesPerToken, Complaint> {
+    let thousandths = match scaled(text, 3) {
+        Scaled::Whole(thousandths @ ..=1_000_000) => u32::try_from(thousandths).ok(),
+        Scaled::Broken => {
+            return Err(format!("the bytes '{text}' have more than three decimals").into());
+        }
+        Scaled::Whole(_) | Scaled::NotANumber | Scaled::TooLarge => None,
+    };
+    thousandths
+        .and_then(NonZeroU32::new)
+        .map(BytesPerToken::from_thousandths)
+        .ok_or_else(|| {
+            Complaint::new(format!("'{text}' is not a number of bytes"))
+                .hint("write a number above 0 and up to 1000, such as 4 or 3.5")
+        })
 }
 
 /// An amount, or a share of `whole` such as `20%`, rounded up.
@@ -266,6 +307,35 @@ mod tests {
         assert_eq!(thousandths("0.0010"), Ok(1));
         for text in ["1000.001", "0.0001", "-1", "x", "", "99999999999999999999"] {
             assert!(weight(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_quantile_is_a_share_or_a_percentile() {
+        let thousandths = |text| quantile(text).map(Quantile::thousandths);
+        for (text, expected) in [("0.9", 900), ("p90", 900), ("P99.9", 999), ("0.001", 1)] {
+            assert_eq!(thousandths(text), Ok(expected), "{text}");
+        }
+        for text in [
+            "0", "1", "1.0", "p100", "p0", "0.9999", "p99.99", "90%", "-0.9", "x", "",
+        ] {
+            assert!(quantile(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_of_a_token_are_positive() {
+        let thousandths = |text| bytes_per_token(text).map(BytesPerToken::thousandths);
+        for (text, expected) in [
+            ("4", 4000),
+            ("3.5", 3500),
+            ("0.001", 1),
+            ("1000", 1_000_000),
+        ] {
+            assert_eq!(thousandths(text), Ok(expected), "{text}");
+        }
+        for text in ["0", "0.0", "1000.001", "0.0001", "-4", "four", ""] {
+            assert!(bytes_per_token(text).is_err(), "{text}");
         }
     }
 

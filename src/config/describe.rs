@@ -4,9 +4,11 @@ use std::fmt::{self, Display, Write as _};
 use std::time::Duration;
 
 use crate::limit::{
-    Algorithm, Effect, Formula, Measure, MissingUsage, Oversize, Rate, WEIGHT_ONE, WhenOver,
+    Algorithm, Effect, Formula, Measure, MissingUsage, Oversize, Rate, WEIGHT_ONE, Weight, WhenOver,
 };
-use crate::rules::{ConfiguredLimit, Domain, Estimate, OnStoreError, Terms, Unit};
+use crate::rules::{
+    BytesPerToken, ConfiguredLimit, Domain, Estimate, LearnBy, OnStoreError, Terms, Unit,
+};
 
 /// One line: how much there is.
 pub fn summary(domain: &Domain) -> String {
@@ -81,9 +83,7 @@ impl Display for Described<'_> {
                     Algorithm::TokenBucket => write!(f, "token_bucket, burst {}", terms.burst)?,
                 }
                 write!(f, ", cost: {}", FormulaText(limit.formula))?;
-                if let Estimate::Constant(estimate) = limit.estimate {
-                    write!(f, ", estimate {estimate}")?;
-                }
+                admission(limit, f)?;
                 f.write_str(match terms.when_over {
                     WhenOver::Charge => ", charged when over",
                     WhenOver::Refuse => "",
@@ -114,6 +114,45 @@ impl Display for Described<'_> {
             write!(f, ", replaces {}", limit.replaces.join(", "))?;
         }
         Ok(())
+    }
+}
+
+/// What a request is taken to cost before its answer, where that is not the usual.
+fn admission(limit: &ConfiguredLimit, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match &limit.estimate {
+        Estimate::None => {}
+        Estimate::Constant(estimate) => write!(f, ", estimate {estimate}")?,
+        Estimate::Learned(learning) => {
+            let quantile = u32::from(learning.quantile.thousandths());
+            f.write_str(", estimate learned (p")?;
+            decimal(quantile * (WEIGHT_ONE / 10), f)?;
+            match &learning.by {
+                LearnBy::Bucket => {}
+                LearnBy::Entries(keys) if keys.is_empty() => f.write_str(" of all")?,
+                LearnBy::Entries(keys) => write!(f, " by {}", keys.join(", "))?,
+            }
+            write!(f, ", {} at first)", learning.cold_start)?;
+        }
+    }
+    if limit.formula.counts_output() && !limit.stating.reserve_output {
+        f.write_str(", stated output not reserved")?;
+    }
+    let bytes = limit.stating.bytes_per_token;
+    if limit.formula.counts_input() && bytes != BytesPerToken::default() {
+        f.write_str(", ")?;
+        decimal(bytes.thousandths(), f)?;
+        f.write_str(" bytes per token")?;
+    }
+    Ok(())
+}
+
+/// A number given in thousandths.
+fn decimal(thousandths: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let (whole, part) = (thousandths / WEIGHT_ONE, thousandths % WEIGHT_ONE);
+    write!(f, "{whole}")?;
+    match format!("{part:03}").trim_end_matches('0') {
+        "" => Ok(()),
+        part => write!(f, ".{part}"),
     }
 }
 
@@ -158,10 +197,6 @@ impl Display for FormulaText {
         ];
         let mut first = true;
         for (measure, weight) in calls.into_iter().chain(tokens) {
-            let (whole, part) = (
-                weight.thousandths() / WEIGHT_ONE,
-                weight.thousandths() % WEIGHT_ONE,
-            );
             if weight.thousandths() == 0 {
                 continue;
             }
@@ -169,12 +204,9 @@ impl Display for FormulaText {
                 f.write_str(" + ")?;
             }
             first = false;
-            let part = format!("{part:03}");
-            let part = part.trim_end_matches('0');
-            match (whole, part) {
-                (1, "") => {}
-                (whole, "") => write!(f, "{whole} ")?,
-                (whole, part) => write!(f, "{whole}.{part} ")?,
+            if weight != Weight::ONE {
+                decimal(weight.thousandths(), f)?;
+                f.write_str(" ")?;
             }
             f.write_str(measure.name())?;
         }

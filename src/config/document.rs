@@ -4,7 +4,8 @@ use crate::rules::{AnswerStyle, BodyStyle, Domain, HeaderStyle};
 
 use super::cost::Costs;
 use super::error::{Complaint, ConfigError, Findings, Position};
-use super::limit::Defaults;
+use super::expand::Tiers;
+use super::limit::{Defaults, Modes, Surroundings};
 use super::lint;
 use super::read::Fields;
 use super::rule::{Descriptors, Seen};
@@ -101,7 +102,7 @@ pub(super) fn compile(documents: &[Document<'_>]) -> Result<Compiled, Vec<Config
         headers: headers.unwrap_or(usual),
         body: body.unwrap_or_default(),
     };
-    warnings.extend(lint::lint(documents));
+    warnings.extend(lint::lint(documents, &domain));
     Ok(Compiled { domain, warnings })
 }
 
@@ -118,15 +119,26 @@ fn read_rules(
         .get("defaults")
         .map(|node| Defaults::read(node, &mut costs, findings));
     let defaults = defaults.unwrap_or_default();
+    let name = domain.name.clone();
+    let mut surroundings = Surroundings {
+        costs: &mut costs,
+        defaults: &defaults,
+        domain: &name,
+        modes: Modes::default(),
+    };
+    let tiers = root
+        .get("tiers")
+        .map(|node| Tiers::read(node, &mut surroundings, findings));
+    let mut tiers = tiers.unwrap_or_default();
     let Some(node) = root.get("descriptors") else {
         return false;
     };
-    let name = domain.name.clone();
     let mut limit_count = domain.limit_count;
     let mut descriptors = Descriptors {
         findings,
         costs: &mut costs,
         defaults: &defaults,
+        tiers: &mut tiers,
         domain: &name,
         limit_count: &mut limit_count,
         has_limits: false,
@@ -135,6 +147,7 @@ fn read_rules(
     let has_limits = descriptors.has_limits;
     domain.limit_count = limit_count;
     costs.warn_unused(findings);
+    tiers.warn_unused(findings);
     has_limits
 }
 

@@ -1,6 +1,6 @@
 //! Which limits a descriptor meets, and if it meets none, why.
 
-use crate::rules::{Domain, Entry, Level, Match, Rule};
+use crate::rules::{Domain, Entry, Level, Match, Origin, Rule};
 
 use super::describe::{Described, line};
 
@@ -42,6 +42,26 @@ fn matched(text: &mut String, found: &Match<'_>) {
     for limit in &found.rule.limits {
         line(text, format_args!("  {}", Described(limit)));
         line(text, format_args!("    bucket {}", found.key(limit)));
+        if let Some(origin) = &limit.origin {
+            come_from(text, origin);
+        }
+    }
+}
+
+/// What of a limit comes from a preset or a tier, and what was given where it is used.
+pub(super) fn come_from(text: &mut String, origin: &Origin) {
+    match origin.overridden.as_slice() {
+        [] => line(text, format_args!("    all of it from {}", origin.from)),
+        given => {
+            let given = given.join(", ");
+            line(
+                text,
+                format_args!("    from {}; given here: {given}", origin.from),
+            );
+        }
+    }
+    if let Some(source) = &origin.source {
+        line(text, format_args!("    figures: {source}"));
     }
 }
 

@@ -7,11 +7,13 @@
 use crate::limit::{
     Algorithm, Effect, Formula, Limit, MissingUsage, Oversize, Rate, WhenOver, ZeroCost,
 };
-use crate::rules::{ConfiguredLimit, Estimate, LimitIndex, OnStoreError, Terms};
+use crate::rules::{ConfiguredLimit, Estimate, LimitIndex, OnStoreError, Stating, Terms};
 
 use super::amount;
 use super::cost::Costs;
 use super::error::{Complaint, Findings};
+use super::estimate::Estimates;
+use super::expand::Written;
 use super::read::Fields;
 use super::words::Place;
 use super::yaml::{Node, Value};
@@ -39,7 +41,7 @@ pub(super) struct Defaults {
     pub(super) on_store_error: Option<OnStoreError>,
     algorithm: Option<Algorithm>,
     cost: Option<Formula>,
-    estimate: Option<u64>,
+    estimates: Estimates,
     missing_usage: Option<MissingUsage>,
     oversize: Option<Oversize>,
     when_over: Option<WhenOver>,
@@ -56,7 +58,7 @@ impl Defaults {
             cost: fields
                 .get("cost")
                 .and_then(|node| costs.resolve(node, findings)),
-            estimate: estimate(&fields, findings),
+            estimates: Estimates::read(&fields, findings),
             missing_usage: findings.word_of(&fields, "missing_usage", &MISSING_USAGE),
             on_store_error: on_store_error(&fields, findings),
             oversize: findings.word_of(&fields, "oversize", &OVERSIZE),
@@ -107,13 +109,15 @@ pub(super) struct Surroundings<'s> {
     pub(super) modes: Modes,
 }
 
-/// The limit that an entry of `limits:` describes; its index is not set.
+/// The limit that an entry of `limits:` describes; its index and its origin are not set.
 pub(super) fn read(
-    node: &Node<'_>,
+    written: &Written<'_>,
     surroundings: &mut Surroundings<'_>,
     findings: &mut Findings<'_>,
 ) -> Option<ConfiguredLimit> {
-    let fields = findings.fields(node, "an entry of limits", Place::Limit)?;
+    let fields = findings
+        .fields(&written.node, "an entry of limits", Place::Limit)?
+        .inheriting(&written.inherited);
     let defaults = surroundings.defaults;
     let name = name(&fields, findings);
     let modes = Modes::read(&fields, findings).or(surroundings.modes);
@@ -135,11 +139,13 @@ pub(super) fn read(
         terms: Terms::Unlimited,
         formula: Formula::REQUESTS,
         estimate: Estimate::None,
+        stating: Stating::default(),
         effect: modes.effect(),
         replaces: replaces.unwrap_or_default(),
         on_store_error: defaults.on_store_error.unwrap_or_default(),
         missing_usage: MissingUsage::default(),
         headroom: Vec::new(),
+        origin: None,
     };
     if unlimited {
         refuse_beside_unlimited(&fields, findings);
@@ -152,7 +158,7 @@ pub(super) fn read(
         None => Some(defaults.cost.unwrap_or(Formula::REQUESTS)),
     };
     let terms = terms(&fields, algorithm, defaults, findings);
-    let estimate = estimate(&fields, findings);
+    let estimates = Estimates::read(&fields, findings);
     let missing_usage = findings.word_of(&fields, "missing_usage", &MISSING_USAGE);
     if let Some(on_store_error) = on_store_error(&fields, findings) {
         limit.on_store_error = on_store_error;
@@ -161,19 +167,12 @@ pub(super) fn read(
     limit.formula = formula;
     limit.terms = Terms::Limited(terms);
     limit.headroom = headroom(&fields, terms.burst, findings);
+    estimates.apply(&defaults.estimates, &mut limit, &terms, &fields, findings);
     if formula.counts_tokens() {
         limit.missing_usage = missing_usage.or(defaults.missing_usage).unwrap_or_default();
-        if let Some(amount) = estimate.or(defaults.estimate) {
-            limit.estimate = Estimate::Constant(amount);
-            check_estimate(&fields, amount, &terms, findings);
-        }
-    } else {
-        for key in ["estimate", "missing_usage"] {
-            if let Some(node) = fields.get(key) {
-                let idle = Complaint::new(format!("'{key}' means nothing for this cost"));
-                findings.error(node.at, idle.hint("only a cost that counts tokens has it"));
-            }
-        }
+    } else if let Some(node) = fields.own("missing_usage") {
+        let idle = Complaint::new("'missing_usage' means nothing for this cost");
+        findings.error(node.at, idle.hint("only a cost that counts tokens has it"));
     }
     name.map(|_| limit)
 }
@@ -186,7 +185,7 @@ fn refuse_beside_unlimited(fields: &Fields<'_, '_>, findings: &mut Findings<'_>)
         .iter()
         .filter(|key| !meaningful.contains(key))
     {
-        if let Some(node) = fields.get(key) {
+        if let Some(node) = fields.own(key) {
             findings.error(
                 node.at,
                 format!("'{key}' means nothing where unlimited is true"),
@@ -230,6 +229,9 @@ fn terms(
     let burst = match (fields.get("burst"), algorithm) {
         (None, _) => rate.map(Rate::amount),
         (Some(node), Algorithm::TokenBucket) => burst(node, findings),
+        (Some(_), Algorithm::FixedWindow) if fields.own("burst").is_none() => {
+            rate.map(Rate::amount)
+        }
         (Some(node), Algorithm::FixedWindow) => {
             let idle = Complaint::new("a fixed_window has no burst");
             findings.error(
@@ -268,35 +270,6 @@ fn burst(node: &Node<'_>, findings: &mut Findings<'_>) -> Option<u64> {
             None
         }
         burst => Some(burst),
-    }
-}
-
-fn estimate(fields: &Fields<'_, '_>, findings: &mut Findings<'_>) -> Option<u64> {
-    let node = fields.get("estimate")?;
-    let text = findings.text(node, "estimate")?;
-    if text == "learned" {
-        let later = Complaint::new("estimate: learned is not available in this version");
-        findings.error(node.at, later.hint("write a number"));
-        return None;
-    }
-    findings.take(node.at, amount::amount(text))
-}
-
-/// A request that is taken to cost more than the burst would never pass.
-fn check_estimate(
-    fields: &Fields<'_, '_>,
-    estimate: u64,
-    terms: &Limit,
-    findings: &mut Findings<'_>,
-) {
-    let forbidden = terms.burst == 0;
-    if estimate > terms.burst && terms.oversize == Oversize::Refuse && !forbidden {
-        let burst = terms.burst;
-        let never = Complaint::new(format!(
-            "the estimate {estimate} is more than the burst {burst}"
-        ))
-        .hint("no request of unknown cost would ever pass; or write oversize: when_full");
-        findings.error(fields.at("estimate"), never);
     }
 }
 

@@ -4,27 +4,27 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::rules::Pattern;
+use crate::rules::{Domain, Pattern};
 
 use super::document::Document;
 use super::error::{Complaint, ConfigError, Position};
 use super::rule::{Step, joined};
-use super::yaml::{Node, Value};
+use super::yaml::Node;
 
 /// More than this many remarks about one domain are not read.
 const MOST: usize = 50;
 /// Levels with more wildcards are not compared pair by pair.
 const MOST_WILDCARDS: usize = 500;
 
-/// What is odd about the domain that `documents` are together.
-pub(super) fn lint(documents: &[Document<'_>]) -> Vec<ConfigError> {
+/// What is odd about `domain`, which `documents` are together.
+pub(super) fn lint(documents: &[Document<'_>], domain: &Domain) -> Vec<ConfigError> {
     let mut lint = Lint::default();
     let mut items = Vec::new();
     for document in documents {
         items.extend(children(&document.root, document.file));
     }
     lint.level(&items, "");
-    lint.replaces();
+    lint.replaces(domain);
     lint.found
 }
 
@@ -61,7 +61,6 @@ fn children<'n>(node: &'n Node<'n>, file: &'n str) -> impl Iterator<Item = Item<
 #[derive(Debug, Default)]
 struct Lint<'n> {
     found: Vec<ConfigError>,
-    names: HashSet<&'n str>,
     replaced: Vec<(Item<'n>, &'n str, Position, String)>,
 }
 
@@ -90,7 +89,7 @@ impl<'n> Lint<'n> {
     /// A rule for one value hides the children of the rule for all values.
     fn hidden(&mut self, item: &Item<'n>, general: &BTreeSet<&str>, path: &str) {
         let own = keys_below(item);
-        let limited = ["rate_limit", "limits"]
+        let limited = ["rate_limit", "limits", "preset", "tier"]
             .into_iter()
             .any(|key| item.node.field(key).is_some());
         // A rule with nothing at all is how one exempts a value.
@@ -136,7 +135,7 @@ impl<'n> Lint<'n> {
         }
     }
 
-    /// Notes what limits are called and what they replace.
+    /// Notes what limits replace.
     fn limits(&mut self, item: &Item<'n>, path: &str) {
         let ours = item
             .node
@@ -144,8 +143,6 @@ impl<'n> Lint<'n> {
             .map(Node::items)
             .unwrap_or_default();
         for limit in item.node.field("rate_limit").into_iter().chain(ours) {
-            self.names
-                .extend(limit.field("name").and_then(Node::as_text));
             for replaced in limit.field("replaces").map(Node::items).unwrap_or_default() {
                 let name = replaced.field("name").unwrap_or(replaced);
                 if let Some(text) = name.as_text() {
@@ -155,9 +152,14 @@ impl<'n> Lint<'n> {
         }
     }
 
-    fn replaces(&mut self) {
+    fn replaces(&mut self, domain: &Domain) {
+        if self.replaced.is_empty() {
+            return;
+        }
+        let limits = domain.limits().into_iter();
+        let names: HashSet<&str> = limits.map(|limit| limit.name.as_str()).collect();
         for (item, name, at, path) in std::mem::take(&mut self.replaced) {
-            if !self.names.contains(name) {
+            if !names.contains(name) {
                 let complaint = format!("replaces '{name}', but no limit is called that");
                 self.warn(&item, at, &path, complaint.into());
             }
@@ -181,32 +183,4 @@ fn keys_below<'n>(item: &Item<'n>) -> BTreeSet<&'n str> {
     children(item.node, item.file)
         .map(|child| child.step.key)
         .collect()
-}
-
-impl<'a> Node<'a> {
-    /// The value of `key`, where this is a map that has it.
-    fn field(&self, key: &str) -> Option<&Self> {
-        let Value::Map(entries) = &self.value else {
-            return None;
-        };
-        let is = |node: &Node<'a>| matches!(&node.value, Value::Scalar { text, .. } if text == key);
-        entries
-            .iter()
-            .find(|(known, _)| is(known))
-            .map(|(_, value)| value)
-    }
-
-    fn items(&self) -> &[Self] {
-        match &self.value {
-            Value::List(items) => items,
-            Value::Map(_) | Value::Scalar { .. } => &[],
-        }
-    }
-
-    fn as_text(&self) -> Option<&str> {
-        match &self.value {
-            Value::Scalar { text, .. } if !self.is_null() => Some(text),
-            _ => None,
-        }
-    }
 }

@@ -21,12 +21,15 @@ mod cost;
 mod describe;
 mod document;
 mod error;
+mod estimate;
+mod expand;
 mod explain;
 mod files;
 mod library;
 mod limit;
 mod lint;
 mod metadata;
+pub mod presets;
 mod rate_limit;
 mod read;
 mod rule;
@@ -61,6 +64,8 @@ pub const BUILTIN: &str = include_str!("../../examples/config/quickstart.yaml");
 mod bounds_tests;
 #[cfg(test)]
 mod library_tests;
+#[cfg(test)]
+mod presets_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

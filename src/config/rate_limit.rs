@@ -4,7 +4,7 @@
 //! unit that does not exist is no error beside `unlimited`.
 
 use crate::limit::{Algorithm, Formula, MissingUsage, Rate};
-use crate::rules::{ConfiguredLimit, Estimate, LimitIndex, Terms, Unit, rate_limit_terms};
+use crate::rules::{ConfiguredLimit, Estimate, LimitIndex, Stating, Terms, Unit, rate_limit_terms};
 
 use super::error::{Complaint, Findings};
 use super::limit::{Surroundings, replaces};
@@ -65,10 +65,12 @@ pub(super) fn read(
         terms,
         formula: Formula::HITS,
         estimate: Estimate::None,
+        stating: Stating::default(),
         effect: surroundings.modes.effect(),
         replaces: replaces.unwrap_or_default(),
         on_store_error: surroundings.defaults.on_store_error.unwrap_or_default(),
         missing_usage: MissingUsage::default(),
         headroom: Vec::new(),
+        origin: None,
     })
 }

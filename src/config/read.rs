@@ -14,6 +14,8 @@ use super::yaml::{Node, Value};
 pub(super) struct Fields<'n, 'a> {
     pub(super) at: Position,
     entries: &'n [(Node<'a>, Node<'a>)],
+    /// The keys that were not written here, but come from a preset or a tier.
+    inherited: &'n [String],
 }
 
 impl<'n, 'a> Fields<'n, 'a> {
@@ -22,6 +24,21 @@ impl<'n, 'a> Fields<'n, 'a> {
         self.entry(key)
             .map(|(_, value)| value)
             .filter(|value| !value.is_null())
+    }
+
+    /// The same with the `keys` that come from elsewhere.
+    pub(super) fn inheriting(self, keys: &'n [String]) -> Self {
+        Self {
+            inherited: keys,
+            ..self
+        }
+    }
+
+    /// The value of `key`, if it was written here. What is not may mean nothing beside what is:
+    /// nobody can take it away.
+    pub(super) fn own(&self, key: &str) -> Option<&'n Node<'a>> {
+        let inherited = self.inherited.iter().any(|known| known == key);
+        self.get(key).filter(|_| !inherited)
     }
 
     /// Where the value of `key` is; else where the map begins.
@@ -58,6 +75,7 @@ impl Findings<'_> {
         self.map(node, what).map(|entries| Fields {
             at: node.at,
             entries,
+            inherited: &[],
         })
     }
 

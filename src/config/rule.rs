@@ -7,11 +7,12 @@ use crate::rules::{ConfiguredLimit, Domain, Level, LimitIndex, Rule};
 
 use super::cost::Costs;
 use super::error::{Complaint, Findings, Position};
+use super::expand::Tiers;
 use super::limit::{self, Defaults, Modes, Surroundings, not_a_map};
 use super::read::Fields;
 use super::words::Place;
 use super::yaml::{Node, Value};
-use super::{metadata, rate_limit};
+use super::{expand, metadata, rate_limit};
 
 /// What the descriptors of one file are compiled with.
 #[derive(Debug)]
@@ -19,10 +20,11 @@ pub(super) struct Descriptors<'c, 'f> {
     pub(super) findings: &'c mut Findings<'f>,
     pub(super) costs: &'c mut Costs,
     pub(super) defaults: &'c Defaults,
+    pub(super) tiers: &'c mut Tiers,
     pub(super) domain: &'c str,
     /// How many limits the domain has by now.
     pub(super) limit_count: &'c mut usize,
-    /// Whether the file has any `limits:`.
+    /// Whether the file has any limits of our grammar.
     pub(super) has_limits: bool,
 }
 
@@ -158,11 +160,12 @@ impl Descriptors<'_, '_> {
             let limit = rate_limit::read(node, rule_key, &surroundings, self.findings);
             found.extend(limit.map(|limit| (node.at, limit)));
         }
-        if let Some(node) = fields.get("limits") {
-            self.has_limits = true;
-            for item in self.findings.list(node, "limits").unwrap_or_default() {
-                let limit = limit::read(item, &mut surroundings, self.findings);
-                found.extend(limit.map(|limit| (item.at, limit)));
+        let ours = ["limits", "preset", "tier"];
+        self.has_limits |= ours.into_iter().any(|key| fields.get(key).is_some());
+        for written in expand::of_descriptor(fields, self.tiers, self.findings) {
+            if let Some(mut limit) = limit::read(&written, &mut surroundings, self.findings) {
+                limit.origin = written.origin;
+                found.push((written.node.at, limit));
             }
         }
         let mut limits: Vec<ConfiguredLimit> = Vec::new();

@@ -248,6 +248,23 @@ descriptors:
 }
 
 #[test]
+fn an_estimate_for_all_limits_that_is_too_large_for_one_is_told() {
+    let text = "domain: d
+defaults: { cost: tokens, estimate: 800 }
+descriptors:
+  - key: k
+    limits: [{ name: l, rate: 500/minute }, { name: m, rate: 500/minute, oversize: when_full }]
+";
+    assert_eq!(
+        warnings(text),
+        [
+            "f:5:14: the estimate 800 is more than the burst 500 (in rule k): \
+             each request of unknown cost takes all of the burst"
+        ]
+    );
+}
+
+#[test]
 fn odd_things_are_told() {
     let text = "domain: d
 costs: { unused: { hits: 1 } }

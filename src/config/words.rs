@@ -15,10 +15,11 @@ pub(super) enum Place {
     RateLimit,
     Replaces,
     Root,
+    Tier,
 }
 
 impl Place {
-    /// In the order in which a hint names them.
+    /// In the order in which a hint names them. Not a tier: what it takes, a descriptor does too.
     const ALL: [Self; 7] = [
         Self::Descriptor,
         Self::RateLimit,
@@ -35,11 +36,16 @@ impl Place {
             Self::Answer => &["headers", "body"],
             Self::Defaults => &[
                 "algorithm",
+                "bytes_per_token",
+                "cold_start",
                 "cost",
                 "estimate",
+                "learn_by",
+                "learn_quantile",
                 "missing_usage",
                 "on_store_error",
                 "oversize",
+                "reserve_output",
                 "when_over",
             ],
             Self::Descriptor => &[
@@ -47,6 +53,8 @@ impl Place {
                 "value",
                 "rate_limit",
                 "limits",
+                "preset",
+                "tier",
                 "descriptors",
                 "shadow_mode",
                 "quota_mode",
@@ -62,6 +70,11 @@ impl Place {
                 "algorithm",
                 "cost",
                 "estimate",
+                "learn_by",
+                "learn_quantile",
+                "cold_start",
+                "bytes_per_token",
+                "reserve_output",
                 "missing_usage",
                 "on_store_error",
                 "oversize",
@@ -74,7 +87,15 @@ impl Place {
             ],
             Self::RateLimit => &["unit", "requests_per_unit", "unlimited", "name", "replaces"],
             Self::Replaces => &["name"],
-            Self::Root => &["domain", "descriptors", "costs", "defaults", "answer"],
+            Self::Root => &[
+                "domain",
+                "descriptors",
+                "costs",
+                "defaults",
+                "tiers",
+                "answer",
+            ],
+            Self::Tier => &["limits", "preset"],
         }
     }
 
@@ -87,6 +108,7 @@ impl Place {
             Self::RateLimit => "in rate_limit",
             Self::Replaces => "in replaces",
             Self::Root => "at the top level of the file",
+            Self::Tier => "in a tier",
         }
     }
 

@@ -79,6 +79,53 @@ impl Node<'_> {
     }
 }
 
+impl<'a> Node<'a> {
+    /// The value of `key`, where this is a map that has it.
+    pub(super) fn field(&self, key: &str) -> Option<&Self> {
+        let Value::Map(entries) = &self.value else {
+            return None;
+        };
+        let is = |node: &Node<'a>| matches!(&node.value, Value::Scalar { text, .. } if text == key);
+        entries
+            .iter()
+            .find(|(known, _)| is(known))
+            .map(|(_, value)| value)
+    }
+
+    /// The items, where this is a list.
+    pub(super) fn items(&self) -> &[Self] {
+        match &self.value {
+            Value::List(items) => items,
+            Value::Map(_) | Value::Scalar { .. } => &[],
+        }
+    }
+
+    /// The text, where this is a scalar that says something.
+    pub(super) fn as_text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Scalar { text, .. } if !self.is_null() => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The same, with texts of its own.
+    pub(super) fn into_owned(self) -> Node<'static> {
+        let value = match self.value {
+            Value::List(items) => Value::List(items.into_iter().map(Node::into_owned).collect()),
+            Value::Map(entries) => {
+                let owned =
+                    |(key, value): (Node<'_>, Node<'_>)| (key.into_owned(), value.into_owned());
+                Value::Map(entries.into_iter().map(owned).collect())
+            }
+            Value::Scalar { text, plain } => Value::Scalar {
+                text: text.into_owned().into(),
+                plain,
+            },
+        };
+        Node { at: self.at, value }
+    }
+}
+
 /// The one document that `source` is; `Err` has the place of the first fault.
 pub(super) fn parse(source: &str) -> Result<Node<'_>, (Position, Complaint)> {
     if source.len() > MAX_BYTES {

@@ -126,6 +126,20 @@ impl Formula {
         self.tokens.iter().any(|weight| *weight != Weight::ZERO)
     }
 
+    /// Whether any token of the prompt has a weight, cached or not.
+    pub fn counts_input(&self) -> bool {
+        let [input, cache_read, cache_write, _] = self.tokens;
+        [input, cache_read, cache_write]
+            .iter()
+            .any(|weight| *weight != Weight::ZERO)
+    }
+
+    /// Whether tokens of the answer have a weight.
+    pub fn counts_output(&self) -> bool {
+        let [.., output] = self.tokens;
+        output != Weight::ZERO
+    }
+
     /// Whether hits have a weight.
     pub fn counts_hits(&self) -> bool {
         self.hits != Weight::ZERO

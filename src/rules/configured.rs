@@ -1,12 +1,13 @@
 //! A limit with everything that the configuration says about it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limit::{
     Algorithm, Effect, Formula, Limit, MissingUsage, Oversize, Rate, WhenOver, ZeroCost,
 };
 
-use super::Identity;
+use super::{Estimate, Identity, Stating};
 
 /// The place of a limit among all limits of its domain: dense, for tables beside the rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,8 +29,10 @@ pub struct ConfiguredLimit {
     pub terms: Terms,
     /// What is counted.
     pub formula: Formula,
-    /// What a request is taken to cost when nobody said.
+    /// What the tokens are taken to be that nobody stated.
     pub estimate: Estimate,
+    /// How what the caller stated is taken.
+    pub stating: Stating,
     /// What happens when it is over: refuse, tell, or vote.
     pub effect: Effect,
     /// The names of limits that do not apply where this one does.
@@ -40,6 +43,19 @@ pub struct ConfiguredLimit {
     pub missing_usage: MissingUsage,
     /// What has to stay free, by priority class. A class that is not listed needs nothing.
     pub headroom: Vec<(String, u64)>,
+    /// The preset or tier that it comes from; `None`: it was written out. Only for people.
+    pub origin: Option<Arc<Origin>>,
+}
+
+/// Where a limit comes from that was not written out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// As in `preset openai/tier-1/gpt-4o`.
+    pub from: String,
+    /// Where its figures come from.
+    pub source: Option<String>,
+    /// The keys that were given where it is used.
+    pub overridden: Vec<String>,
 }
 
 /// What a limit allows.
@@ -49,16 +65,6 @@ pub enum Terms {
     Limited(Limit),
     /// Everything; never counted.
     Unlimited,
-}
-
-/// What a request is taken to cost in tokens when nobody said.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Estimate {
-    /// This much.
-    Constant(u64),
-    /// Nothing: admitted while the level is above zero.
-    #[default]
-    None,
 }
 
 /// What to answer when the store cannot.
@@ -177,11 +183,13 @@ impl Override {
             }),
             formula: Formula::HITS,
             estimate: Estimate::None,
+            stating: Stating::default(),
             effect: Effect::Enforce,
             replaces: Vec::new(),
             on_store_error: OnStoreError::default(),
             missing_usage: MissingUsage::default(),
             headroom: Vec::new(),
+            origin: None,
         }
     }
 }

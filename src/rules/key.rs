@@ -44,6 +44,49 @@ impl fmt::Debug for BucketKey {
     }
 }
 
+/// Which group of requests an estimate is learned from.
+///
+/// Made like the key of a bucket, and kept apart from those by where it is used: the group of a
+/// bucket has the bucket's key, so that grouping by the entries of a rule changes nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LearnKey([u8; 16]);
+
+impl LearnKey {
+    /// The group of `limit`'s requests with these entries.
+    pub fn of<'a>(limit: Identity, entries: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        BucketKey::of(limit, entries).into()
+    }
+
+    /// From its bytes, as [`Self::as_bytes`] gave them.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes, uniformly distributed.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl From<BucketKey> for LearnKey {
+    fn from(key: BucketKey) -> Self {
+        Self(key.0)
+    }
+}
+
+/// 22 characters, safe in a URL.
+impl fmt::Display for LearnKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for LearnKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LearnKey({self})")
+    }
+}
+
 /// What makes a limit the limit it is, whatever its rate and burst: two limits with different
 /// identities never share a bucket, and a limit that is changed keeps its buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

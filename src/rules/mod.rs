@@ -7,14 +7,16 @@
 mod answer;
 mod configured;
 mod domain;
+mod estimate;
 mod key;
 mod metadata;
 mod pattern;
 
 pub use answer::{AnswerStyle, BodyStyle, HeaderStyle};
 pub(crate) use configured::rate_limit_terms;
-pub use configured::{ConfiguredLimit, Estimate, LimitIndex, OnStoreError, Override, Terms, Unit};
+pub use configured::{ConfiguredLimit, LimitIndex, OnStoreError, Origin, Override, Terms, Unit};
 pub use domain::{Domain, DuplicateRule, Entry, Level, Match, Rule};
-pub use key::{BucketKey, Identity};
+pub use estimate::{BytesPerToken, Estimate, LearnBy, Learning, Quantile, Stating};
+pub use key::{BucketKey, Identity, LearnKey};
 pub use metadata::Metadata;
 pub use pattern::Pattern;

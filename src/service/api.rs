@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::Service;
 use super::admission::Undecided;
-use super::control::{Control, without_control};
+use super::control::{Control, Facts, Phase, without_control};
 use super::outcome::LimitOutcome;
 use super::policy::Policy;
 use super::report::Source;
@@ -177,6 +177,7 @@ impl Service {
             id,
             priority,
             counts,
+            facts: estimate.facts(),
             ..Control::default()
         };
         let outcome = self
@@ -296,14 +297,10 @@ impl Service {
     }
 }
 
-const fn reporting() -> Control<'static> {
+fn reporting() -> Control<'static> {
     Control {
-        phase: super::Phase::Report,
-        id: None,
-        priority: None,
-        outcome: None,
-        counts: None,
-        bad_count: false,
+        phase: Phase::Report,
+        ..Control::default()
     }
 }
 
@@ -353,6 +350,15 @@ impl ReportedUsage {
             return Err(ApiError::AmbiguousUsage);
         }
         Ok(measured.then(|| self.measures.map(Option::unwrap_or_default)))
+    }
+
+    fn facts(self) -> Facts {
+        let [input, cache_read, cache_write, output] = self.measures.map(|count| count.is_some());
+        Facts {
+            counted_input: input || cache_read || cache_write,
+            counted_output: output,
+            ..Facts::default()
+        }
     }
 }
 

@@ -28,8 +28,26 @@ pub struct Control<'a> {
     pub outcome: Option<&'a str>,
     /// What was counted, in the order of [`Measure::TOKENS`]; `None`: nobody counted.
     pub counts: Option<[u64; 4]>,
+    /// What else is known of a request before its answer. No report's business.
+    pub facts: Facts,
     /// Whether a count was none.
     pub bad_count: bool,
+}
+
+/// What is known of a request before its answer.
+///
+/// These are about the request and no counts of what was used, so saying one in several
+/// descriptors says it once: the largest holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Whether [`Control::counts`] has a count of the prompt, cached or not.
+    pub counted_input: bool,
+    /// Whether [`Control::counts`] has a count of the answer.
+    pub counted_output: bool,
+    /// How long the request is, in bytes; it holds where the prompt was not counted.
+    pub input_bytes: Option<u64>,
+    /// The most tokens that the answer may have; it holds where the answer was not counted.
+    pub max_output_tokens: Option<u64>,
 }
 
 /// What a request wants.
@@ -66,7 +84,10 @@ impl<'a> Control<'a> {
                     "outcome" => control.outcome = Some(value),
                     "phase" => control.phase = phase_named(key, value)?,
                     "priority" => control.priority = Some(value),
-                    "max_output_tokens" => control.count(Measure::OutputTokens, value),
+                    "input_bytes" => control.fact(value, |facts| &mut facts.input_bytes),
+                    "max_output_tokens" => {
+                        control.fact(value, |facts| &mut facts.max_output_tokens);
+                    }
                     name => match token_measure(name) {
                         Some(counted) => control.count(counted, value),
                         None => return Err(unknown(key, value, "there is no such control entry")),
@@ -95,14 +116,39 @@ impl<'a> Control<'a> {
         Ok(control)
     }
 
+    /// Whether the request says of its tokens what its cost can be made of.
+    pub(super) fn says_tokens(&self) -> bool {
+        let Facts {
+            input_bytes,
+            max_output_tokens,
+            ..
+        } = self.facts;
+        let fact = input_bytes.is_some() || max_output_tokens.is_some();
+        self.counts.is_some() || (fact && self.phase != Phase::Report)
+    }
+
     fn count(&mut self, measure: Measure, value: &str) {
-        match value.trim().parse() {
-            Ok(count) if count <= MAX_MEASURED => self.add(measure, count),
-            _ => self.bad_count = true,
+        match counted(value) {
+            Some(count) => self.add(measure, count),
+            None => self.bad_count = true,
+        }
+    }
+
+    fn fact(&mut self, value: &str, place: impl FnOnce(&mut Facts) -> &mut Option<u64>) {
+        match counted(value) {
+            Some(count) => {
+                let place = place(&mut self.facts);
+                *place = (*place).max(Some(count));
+            }
+            None => self.bad_count = true,
         }
     }
 
     fn add(&mut self, measure: Measure, count: u64) {
+        match measure {
+            Measure::OutputTokens => self.facts.counted_output = true,
+            _ => self.facts.counted_input = true,
+        }
         let counts = self.counts.get_or_insert_default();
         for (place, known) in counts.iter_mut().zip(Measure::TOKENS) {
             if known == measure {
@@ -110,6 +156,11 @@ impl<'a> Control<'a> {
             }
         }
     }
+}
+
+fn counted(value: &str) -> Option<u64> {
+    let count = value.trim().parse().ok();
+    count.filter(|count| *count <= MAX_MEASURED)
 }
 
 fn token_measure(name: &str) -> Option<Measure> {
@@ -192,25 +243,50 @@ mod tests {
     }
 
     #[test]
-    fn counts_come_from_headers_too() {
-        let request = request(&[(
-            &[
-                ("tollgate.input_tokens", " 812 "),
-                ("tollgate.max_output_tokens", "500"),
-            ],
-            None,
-        )]);
+    fn counts_and_facts_come_from_headers_too() {
+        let request = request(&[
+            (&[("tollgate.input_tokens", " 812 ")], None),
+            (
+                &[
+                    ("tollgate.max_output_tokens", "500"),
+                    ("tollgate.input_bytes", "3000"),
+                ],
+                None,
+            ),
+            (&[("tollgate.max_output_tokens", "400")], None),
+        ]);
+        let control = Control::of(&request).unwrap();
+        assert_eq!(control.counts, Some([812, 0, 0, 0]));
         assert_eq!(
-            Control::of(&request).unwrap().counts,
-            Some([812, 0, 0, 500])
+            control.facts,
+            Facts {
+                counted_input: true,
+                counted_output: false,
+                input_bytes: Some(3000),
+                max_output_tokens: Some(500),
+            }
         );
+    }
+
+    #[test]
+    fn facts_of_a_request_are_nothing_that_a_report_used() {
+        let fact = ("tollgate.max_output_tokens", "500");
+        let admission = [fact];
+        let admission = request(&[(&admission, None)]);
+        assert!(Control::of(&admission).unwrap().says_tokens());
+        let report = [fact, ("tollgate.phase", "report")];
+        let report = request(&[(&report, None)]);
+        let control = Control::of(&report).unwrap();
+        assert_eq!((control.counts, control.says_tokens()), (None, false));
     }
 
     #[test]
     fn a_count_that_is_none_is_told_apart_from_a_mistake() {
         for bad in ["abc", "-5", "1e3", "", "1000000000001", "nan"] {
-            let request = request(&[(&[("tollgate.input_tokens", bad)], None)]);
-            assert!(Control::of(&request).unwrap().bad_count, "{bad}");
+            for key in ["tollgate.input_tokens", "tollgate.input_bytes"] {
+                let request = request(&[(&[(key, bad)], None)]);
+                assert!(Control::of(&request).unwrap().bad_count, "{bad}");
+            }
         }
         for mistake in [
             ("tollgate.phase", "bogus"),

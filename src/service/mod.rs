@@ -6,8 +6,10 @@ mod answer;
 mod api;
 mod body;
 mod control;
+mod cost;
 mod headers;
 mod ids;
+mod learned;
 mod outcome;
 mod plan;
 mod policy;
@@ -27,13 +29,14 @@ pub use api::{
     ApiError, BucketView, InspectAnswer, ReportAnswer, ReportResult, ReportedUsage, ReserveAnswer,
     Target,
 };
-pub use control::{Control, PREFIX as CONTROL_PREFIX, Phase};
+pub use control::{Control, Facts, PREFIX as CONTROL_PREFIX, Phase};
 pub use request::{
     Descriptor, MAX_ADDEND, MAX_DESCRIPTORS, MAX_ENTRIES, MAX_TEXT, Request, RequestError,
     RequestedLimit,
 };
 
 use self::ids::Ids;
+use self::learned::Estimates;
 use self::policy::{Policies, Policy};
 use crate::clock;
 use crate::metrics::Metrics;
@@ -66,6 +69,7 @@ struct Inner {
     policies: ArcSwap<Policies>,
     metrics: Metrics,
     options: Options,
+    estimates: Estimates,
     ids: Ids,
     /// Whether the store ever answered.
     store_seen: AtomicBool,
@@ -85,6 +89,7 @@ impl Service {
             policies: ArcSwap::default(),
             metrics,
             options,
+            estimates: Estimates,
             ids: Ids::default(),
             store_seen: AtomicBool::new(false),
             store_errors: Throttle::new(Duration::from_secs(1)),

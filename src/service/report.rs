@@ -76,7 +76,7 @@ impl Service {
         control: &Control<'_>,
         source: Source,
     ) -> Result<ReportAnswer, RequestError> {
-        let plan = Plan::of(&policy.domain, request, control)?;
+        let plan = Plan::of(&policy.domain, request, control, &self.0.estimates)?;
         let usage = usage(request, control, source);
         let bad = control.bad_count || plan.descriptors.iter().any(|planned| planned.bad_count);
         let Some(usage) = usage.filter(|_| !bad) else {

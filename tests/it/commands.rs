@@ -176,6 +176,35 @@ rule: tenant=acme
 }
 
 #[test]
+fn presets_are_listed_and_shown_with_their_source() {
+    let all = run(&["presets"]);
+    assert_eq!((all.code, all.err.as_str()), (Some(0), ""));
+    let some = run(&["presets", "anthropic/start/"]);
+    let names: Vec<&str> = some.out.lines().collect();
+    assert!(names.contains(&"anthropic/start/claude-opus-5"), "{some:?}");
+    assert!(all.out.lines().count() > names.len(), "{all:?}");
+
+    let one = run(&["presets", "azure-openai/standard", "tpm=60k"]);
+    assert_eq!((one.code, one.err.as_str()), (Some(0), ""));
+    assert!(
+        one.out.starts_with(
+            "azure-openai/standard
+  azure-requests: 360/minute, token_bucket, burst 60, cost: requests
+"
+        ),
+        "{one:?}"
+    );
+    assert!(one.out.contains("\n  figures: https://"), "{one:?}");
+
+    let none = run(&["presets", "openai/tier1/gpt-4o"]);
+    assert_eq!((none.code, none.out.as_str()), (Some(1), ""));
+    assert_eq!(
+        none.err,
+        "error: unknown preset 'openai/tier1/gpt-4o': did you mean 'openai/tier-1/gpt-4o'?\n"
+    );
+}
+
+#[test]
 fn call_prints_answers_for_people() {
     let slow = Slow::start();
     let ran = slow.call(&["tenant=a", "--hits", "3"]);
@@ -330,7 +359,14 @@ fn every_flag_of_serve_names_its_environment_twin() {
 
 #[test]
 fn every_command_has_help_and_the_version() {
-    for command in [&[][..], &["serve"], &["check"], &["explain"], &["call"]] {
+    for command in [
+        &[][..],
+        &["serve"],
+        &["check"],
+        &["explain"],
+        &["presets"],
+        &["call"],
+    ] {
         let help = run(&[command, &["--help"]].concat());
         assert_eq!(help.code, Some(0));
         assert!(help.out.contains("Usage: tollgate"), "{help:?}");

@@ -23,7 +23,7 @@ use tollgate::limit::{
 use tollgate::metrics::Metrics;
 use tollgate::rules::{
     AnswerStyle, BodyStyle, ConfiguredLimit, Domain, Estimate, HeaderStyle, LimitIndex, Metadata,
-    OnStoreError, Rule, Terms, Unit,
+    OnStoreError, Rule, Stating, Terms, Unit,
 };
 use tollgate::service::{Options, Service};
 use tollgate::store::{Memory, Redis, Store, redis};
@@ -214,10 +214,12 @@ fn limits(
         }),
         formula,
         estimate: Estimate::None,
+        stating: Stating::default(),
         effect: Effect::Enforce,
         replaces: Vec::new(),
         on_store_error: OnStoreError::Allow,
         missing_usage: MissingUsage::default(),
         headroom: Vec::new(),
+        origin: None,
     }
 }

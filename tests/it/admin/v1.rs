@@ -104,6 +104,8 @@ async fn a_class_of_lower_priority_leaves_its_headroom() {
     let edge = Edge::start().await;
     let mut body = reserve("r1");
     body["priority"] = json!("batch");
+    // All but 500 stay free of its class, and an estimate of ours would be cut to that.
+    body["estimate"] = json!({ "total": 501 });
     let refused = edge.post("/v1/reserve", &body).await;
     assert_eq!(refused.status, 429);
     body["priority"] = json!("interactive");
