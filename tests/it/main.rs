@@ -22,3 +22,4 @@ mod service;
 mod store;
 mod store_away;
 mod support;
+mod usage;
