@@ -45,8 +45,8 @@ impl From<ApiError> for Problem {
             ApiError::StoreUnavailable | ApiError::Request(RequestError::NotConfigured) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            ApiError::AmbiguousUsage
-            | ApiError::BadUsage { .. }
+            ApiError::BadUsage { .. }
+            | ApiError::Contradiction(_)
             | ApiError::NoId
             | ApiError::Request(_) => StatusCode::BAD_REQUEST,
         };

@@ -7,8 +7,9 @@ use tonic::{Code, Request, Response, Status};
 use super::proto;
 use super::proto::tollgate_server::{Tollgate, TollgateServer};
 use crate::service::{
-    ApiError, BucketView, ReportAnswer, ReportResult, ReportedUsage, Service, Target,
+    ApiError, BucketView, ReportAnswer, ReportResult, Service, Target,
 };
+use crate::usage::{Name, Reported};
 
 pub(super) fn server(service: Service) -> TollgateServer<Api> {
     TollgateServer::new(Api(service))
@@ -119,21 +120,31 @@ fn target<'a>(domain: &'a str, descriptors: &'a [proto::Descriptor]) -> Target<'
     }
 }
 
-fn usage(usage: Option<&proto::Usage>) -> ReportedUsage {
-    usage.map_or_else(ReportedUsage::default, |usage| ReportedUsage {
-        measures: [
-            usage.input_tokens,
-            usage.cache_read_tokens,
-            usage.cache_write_tokens,
-            usage.output_tokens,
-        ],
-        total: usage.total,
-    })
+fn usage(usage: Option<&proto::Usage>) -> Reported {
+    let mut reported = Reported::default();
+    let Some(usage) = usage else {
+        return reported;
+    };
+    for name in Name::ALL {
+        let count = match name {
+            Name::InputTokens => usage.input_tokens,
+            Name::CacheReadTokens => usage.cache_read_tokens,
+            Name::CacheWriteTokens => usage.cache_write_tokens,
+            Name::OutputTokens => usage.output_tokens,
+            Name::PromptTokens => usage.prompt_tokens,
+            Name::CachedTokens => usage.cached_tokens,
+            Name::CompletionTokens => usage.completion_tokens,
+            Name::TotalTokens => usage.total_tokens,
+            Name::Total => usage.total,
+        };
+        reported.set(name, count);
+    }
+    reported
 }
 
 fn status(error: &ApiError) -> Status {
     let code = match error {
-        ApiError::AmbiguousUsage | ApiError::BadUsage { .. } | ApiError::NoId => {
+        ApiError::BadUsage { .. } | ApiError::Contradiction(_) | ApiError::NoId => {
             Code::InvalidArgument
         }
         ApiError::Request(error) => return super::rls::status(error),

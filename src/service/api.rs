@@ -15,21 +15,22 @@ use super::request::{Descriptor, MAX_ADDEND, Request, RequestError};
 use crate::limit::{Limit, MAX_MEASURED, Mode};
 use crate::rules::{BucketKey, Entry};
 use crate::store::{Held, Verdict};
+use crate::usage::{Contradiction, Name, Reported, Said};
 
 /// A call that cannot be done. The caller is at fault, but for [`ApiError::StoreUnavailable`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
     /// A count that cannot be.
-    #[error("{measure}: {problem}")]
+    #[error("{name}: {problem}")]
     BadUsage {
         /// Which.
-        measure: &'static str,
+        name: &'static str,
         /// What is wrong with it.
         problem: String,
     },
-    /// Both a total and measures.
-    #[error("usage has either a total or measures, not both")]
-    AmbiguousUsage,
+    /// Counts that do not go together.
+    #[error(transparent)]
+    Contradiction(#[from] Contradiction),
     /// No id.
     #[error("an id is needed")]
     NoId,
@@ -48,8 +49,8 @@ impl ApiError {
     /// The reason, for programs.
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::AmbiguousUsage => "ambiguous_usage",
-            Self::BadUsage { .. } => "bad_usage",
+            Self::Contradiction(Contradiction::Ambiguous) => "ambiguous_usage",
+            Self::BadUsage { .. } | Self::Contradiction(_) => "bad_usage",
             Self::NoId => "no_id",
             Self::Request(error) => error.kind(),
             Self::StoreUnavailable => "store_unavailable",
@@ -65,15 +66,6 @@ pub struct Target<'a> {
     pub domain: &'a str,
     /// The entries of each descriptor.
     pub descriptors: Vec<Vec<Entry<'a>>>,
-}
-
-/// What was used, or may be used, as a caller says it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReportedUsage {
-    /// By measure, in the order of [`crate::limit::Measure::TOKENS`].
-    pub measures: [Option<u64>; 4],
-    /// One number that is the cost itself.
-    pub total: Option<u64>,
 }
 
 /// The state of one bucket.
@@ -165,7 +157,7 @@ impl Service {
     pub async fn reserve(
         &self,
         target: &Target<'_>,
-        estimate: ReportedUsage,
+        estimate: Reported,
         id: Option<&str>,
         priority: Option<&str>,
     ) -> Result<ReserveAnswer, ApiError> {
@@ -202,7 +194,7 @@ impl Service {
     pub async fn settle(
         &self,
         id: &str,
-        usage: ReportedUsage,
+        usage: Reported,
         target: &Target<'_>,
     ) -> Result<ReportAnswer, ApiError> {
         if id.is_empty() {
@@ -211,7 +203,7 @@ impl Service {
         let (mut request, counts) = request(target, usage)?;
         if request.descriptors.is_empty() {
             // Carries the total, and matches no rule.
-            let hits_addend = usage.total;
+            let hits_addend = total(said(usage)?);
             request.descriptors.push(Descriptor {
                 hits_addend,
                 ..Descriptor::default()
@@ -239,7 +231,7 @@ impl Service {
     pub async fn report_usage(
         &self,
         target: &Target<'_>,
-        usage: ReportedUsage,
+        usage: Reported,
     ) -> Result<ReportAnswer, ApiError> {
         let (request, counts) = request(target, usage)?;
         request.check()?;
@@ -253,7 +245,7 @@ impl Service {
 
     /// Tells the state of the buckets of `target`'s first descriptor.
     pub async fn inspect(&self, target: &Target<'_>) -> Result<InspectAnswer, ApiError> {
-        let (request, _) = request(target, ReportedUsage::default())?;
+        let (request, _) = request(target, Reported::default())?;
         request.check()?;
         let policy = self.known(target.domain)?;
         let control = Control::default();
@@ -303,6 +295,7 @@ const fn reporting() -> Control<'static> {
         priority: None,
         outcome: None,
         counts: None,
+        total: None,
         bad_count: false,
     }
 }
@@ -318,15 +311,15 @@ type Counts = Option<[u64; 4]>;
 
 fn request<'a>(
     target: &Target<'a>,
-    usage: ReportedUsage,
+    usage: Reported,
 ) -> Result<(Request<'a>, Counts), ApiError> {
-    let counts = usage.check()?;
+    let said = said(usage)?;
     let descriptors: SmallVec<[Descriptor<'a>; 4]> = target
         .descriptors
         .iter()
         .map(|entries| Descriptor {
             entries: entries.iter().copied().collect(),
-            hits_addend: usage.total,
+            hits_addend: total(said),
             ..Descriptor::default()
         })
         .collect();
@@ -338,29 +331,41 @@ fn request<'a>(
     if !request.descriptors.is_empty() {
         request.check()?;
     }
+    let counts = match said {
+        Said::Measures(counts) => Some(counts),
+        Said::Nothing | Said::Total(_) => None,
+    };
     Ok((request, counts))
 }
 
-impl ReportedUsage {
-    fn check(self) -> Result<Counts, ApiError> {
-        let names = crate::limit::Measure::TOKENS.map(crate::limit::Measure::name);
-        for (measure, count) in names.into_iter().zip(self.measures) {
-            too_many(measure, count, MAX_MEASURED)?;
-        }
-        too_many("total", self.total, MAX_ADDEND)?;
-        let measured = self.measures.iter().any(Option::is_some);
-        if measured && self.total.is_some() {
-            return Err(ApiError::AmbiguousUsage);
-        }
-        Ok(measured.then(|| self.measures.map(Option::unwrap_or_default)))
+/// What a usage comes to, if all of it can be.
+fn said(usage: Reported) -> Result<Said, ApiError> {
+    for name in Name::ALL {
+        let most = match name {
+            Name::Total => MAX_ADDEND,
+            _ => MAX_MEASURED,
+        };
+        too_many(name, usage.get(name), most)?;
+    }
+    let said = usage.resolve()?;
+    // One number that is not taken apart goes the way of an addend.
+    too_many(Name::TotalTokens, total(said), MAX_ADDEND)?;
+    Ok(said)
+}
+
+const fn total(said: Said) -> Option<u64> {
+    match said {
+        Said::Total(total) => Some(total),
+        Said::Nothing | Said::Measures(_) => None,
     }
 }
 
-fn too_many(measure: &'static str, count: Option<u64>, most: u64) -> Result<(), ApiError> {
+fn too_many(name: Name, count: Option<u64>, most: u64) -> Result<(), ApiError> {
     match count {
         Some(count) if count > most => {
             let problem = format!("{count} is more than the {most} that one report may count");
-            Err(ApiError::BadUsage { measure, problem })
+            let name = name.name();
+            Err(ApiError::BadUsage { name, problem })
         }
         _ => Ok(()),
     }

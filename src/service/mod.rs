@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 pub use answer::{Answer, LimitStatus, Status};
 pub use api::{
-    ApiError, BucketView, InspectAnswer, ReportAnswer, ReportResult, ReportedUsage, ReserveAnswer,
+    ApiError, BucketView, InspectAnswer, ReportAnswer, ReportResult, ReserveAnswer,
     Target,
 };
 pub use control::{Control, PREFIX as CONTROL_PREFIX, Phase};

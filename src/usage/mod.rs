@@ -26,6 +26,8 @@ mod event_stream;
 mod json;
 mod paths;
 mod reader;
+mod reported;
 mod sse;
 
 pub use reader::{End, Found, Reader, ResponseHead, SoFar};
+pub use reported::{Contradiction, Name, Reported, Said};

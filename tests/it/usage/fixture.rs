@@ -98,10 +98,10 @@ fn crc(bytes: &[u8]) -> [u8; 4] {
 }
 
 /// What the reader finds in chunks of one body.
-pub(super) fn read<'a>(
+pub(super) fn read(
     content_type: &str,
     encoding: Option<&str>,
-    chunks: impl IntoIterator<Item = &'a [u8]>,
+    chunks: impl IntoIterator<Item = &[u8]>,
 ) -> Found {
     let mut reader = Reader::new(&ResponseHead {
         content_type: Some(content_type),
