@@ -7,12 +7,14 @@ use smallvec::SmallVec;
 
 use super::Service;
 use super::admission::Undecided;
+use super::batch::MAX_REPORTS;
 use super::control::{Control, without_control};
 use super::outcome::LimitOutcome;
 use super::policy::Policy;
 use super::report::Source;
 use super::request::{Descriptor, MAX_ADDEND, Request, RequestError};
 use crate::limit::{Limit, MAX_MEASURED, Mode};
+use crate::metrics::ReportLabel;
 use crate::rules::{BucketKey, Entry};
 use crate::store::{Held, Verdict};
 use crate::usage::{Contradiction, Name, Reported, Said};
@@ -37,6 +39,9 @@ pub enum ApiError {
     /// A request that is none.
     #[error(transparent)]
     Request(#[from] RequestError),
+    /// Too many reports in one batch.
+    #[error("{0} reports are more than the {MAX_REPORTS} that one call may carry")]
+    TooManyReports(usize),
     /// The store did not answer. Worth another try.
     #[error("the store did not answer")]
     StoreUnavailable,
@@ -54,6 +59,7 @@ impl ApiError {
             Self::NoId => "no_id",
             Self::Request(error) => error.kind(),
             Self::StoreUnavailable => "store_unavailable",
+            Self::TooManyReports(_) => "too_many_reports",
             Self::UnknownDomain(_) => "unknown_domain",
         }
     }
@@ -189,9 +195,32 @@ impl Service {
         })
     }
 
+    /// Settles the reservation `id`, or charges what was used where no id is named.
+    pub async fn report_under(
+        &self,
+        id: Option<&str>,
+        usage: Reported,
+        target: &Target<'_>,
+    ) -> Result<ReportAnswer, ApiError> {
+        match id.filter(|id| !id.is_empty()) {
+            Some(id) => self.settle(id, usage, target).await,
+            None => self.report_usage(target, usage).await,
+        }
+    }
+
     /// Replaces what a reservation charged by what was used; charges in full where there is none
     /// and the descriptors say where.
     pub async fn settle(
+        &self,
+        id: &str,
+        usage: Reported,
+        target: &Target<'_>,
+    ) -> Result<ReportAnswer, ApiError> {
+        let answer = self.settle_uncounted(id, usage, target).await;
+        self.counted(answer)
+    }
+
+    async fn settle_uncounted(
         &self,
         id: &str,
         usage: Reported,
@@ -233,6 +262,15 @@ impl Service {
         target: &Target<'_>,
         usage: Reported,
     ) -> Result<ReportAnswer, ApiError> {
+        let answer = self.report_usage_uncounted(target, usage).await;
+        self.counted(answer)
+    }
+
+    async fn report_usage_uncounted(
+        &self,
+        target: &Target<'_>,
+        usage: Reported,
+    ) -> Result<ReportAnswer, ApiError> {
         let (request, counts) = request(target, usage)?;
         request.check()?;
         let policy = self.known(target.domain)?;
@@ -241,6 +279,21 @@ impl Service {
             ..reporting()
         };
         heard(self.report(policy, &request, &control, Source::Api).await?)
+    }
+
+    /// Counts a report that was refused before it came here.
+    pub fn count_refused_report(&self) {
+        self.metrics()
+            .count_report(Source::Api.name(), ReportLabel::Invalid);
+    }
+
+    fn counted(&self, answer: Result<ReportAnswer, ApiError>) -> Result<ReportAnswer, ApiError> {
+        if let Err(error) = &answer
+            && *error != ApiError::StoreUnavailable
+        {
+            self.count_refused_report();
+        }
+        answer
     }
 
     /// Tells the state of the buckets of `target`'s first descriptor.
@@ -309,10 +362,7 @@ fn heard(answer: ReportAnswer) -> Result<ReportAnswer, ApiError> {
 
 type Counts = Option<[u64; 4]>;
 
-fn request<'a>(
-    target: &Target<'a>,
-    usage: Reported,
-) -> Result<(Request<'a>, Counts), ApiError> {
+fn request<'a>(target: &Target<'a>, usage: Reported) -> Result<(Request<'a>, Counts), ApiError> {
     let said = said(usage)?;
     let descriptors: SmallVec<[Descriptor<'a>; 4]> = target
         .descriptors

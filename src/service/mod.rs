@@ -4,6 +4,7 @@
 mod admission;
 mod answer;
 mod api;
+mod batch;
 mod body;
 mod control;
 mod headers;
@@ -24,9 +25,9 @@ use tokio_util::task::TaskTracker;
 
 pub use answer::{Answer, LimitStatus, Status};
 pub use api::{
-    ApiError, BucketView, InspectAnswer, ReportAnswer, ReportResult, ReserveAnswer,
-    Target,
+    ApiError, BucketView, InspectAnswer, ReportAnswer, ReportResult, ReserveAnswer, Target,
 };
+pub use batch::{MAX_REPORTS, check_batch, do_each};
 pub use control::{Control, PREFIX as CONTROL_PREFIX, Phase};
 pub use request::{
     Descriptor, MAX_ADDEND, MAX_DESCRIPTORS, MAX_ENTRIES, MAX_TEXT, Request, RequestError,

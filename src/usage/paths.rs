@@ -197,10 +197,9 @@ fn text(node: Node, key: &[u8]) -> Place {
             Node::Choices | Node::Content | Node::Delta | Node::TextHolder,
             b"text" | b"partial_json" | b"thinking" | b"arguments" | b"input",
         )
-        | (
-            Node::ChoiceMessage,
-            b"reasoning" | b"reasoning_content" | b"refusal" | b"tool_plan",
-        ) => Place::Text,
+        | (Node::ChoiceMessage, b"reasoning" | b"reasoning_content" | b"refusal" | b"tool_plan") => {
+            Place::Text
+        }
         _ => Place::Unwanted,
     }
 }

@@ -304,23 +304,47 @@ mod tests {
     #[test]
     fn names_are_taken_apart() {
         for (counts, expected) in [
-            (&[("input_tokens", 11), ("output_tokens", 31)][..], [11, 0, 0, 31]),
-            (&[("prompt_tokens", 11), ("completion_tokens", 31)], [11, 0, 0, 31]),
-            (&[("prompt_tokens", 100), ("cached_tokens", 64)], [36, 64, 0, 0]),
             (
-                &[("prompt_tokens", 100), ("cache_read_tokens", 64), ("cache_write_tokens", 36)],
+                &[("input_tokens", 11), ("output_tokens", 31)][..],
+                [11, 0, 0, 31],
+            ),
+            (
+                &[("prompt_tokens", 11), ("completion_tokens", 31)],
+                [11, 0, 0, 31],
+            ),
+            (
+                &[("prompt_tokens", 100), ("cached_tokens", 64)],
+                [36, 64, 0, 0],
+            ),
+            (
+                &[
+                    ("prompt_tokens", 100),
+                    ("cache_read_tokens", 64),
+                    ("cache_write_tokens", 36),
+                ],
                 [0, 64, 36, 0],
             ),
             (&[("input_tokens", 5), ("cached_tokens", 64)], [5, 64, 0, 0]),
             (&[("cached_tokens", 64)], [0, 64, 0, 0]),
             (&[("completion_tokens", 7)], [0, 0, 0, 7]),
-            (&[("total_tokens", 100), ("completion_tokens", 30)], [70, 0, 0, 30]),
             (
-                &[("total_tokens", 100), ("output_tokens", 30), ("cached_tokens", 20)],
+                &[("total_tokens", 100), ("completion_tokens", 30)],
+                [70, 0, 0, 30],
+            ),
+            (
+                &[
+                    ("total_tokens", 100),
+                    ("output_tokens", 30),
+                    ("cached_tokens", 20),
+                ],
                 [50, 20, 0, 30],
             ),
             (
-                &[("total_tokens", 100), ("prompt_tokens", 70), ("cached_tokens", 20)],
+                &[
+                    ("total_tokens", 100),
+                    ("prompt_tokens", 70),
+                    ("cached_tokens", 20),
+                ],
                 [50, 20, 0, 30],
             ),
             (
@@ -365,12 +389,20 @@ mod tests {
                 "output_tokens is 5 and completion_tokens is 6, but both count the same",
             ),
             (
-                &[("prompt_tokens", 10), ("input_tokens", 10), ("cached_tokens", 1)],
+                &[
+                    ("prompt_tokens", 10),
+                    ("input_tokens", 10),
+                    ("cached_tokens", 1),
+                ],
                 "prompt_tokens is 10, but input_tokens, cache_read_tokens and cache_write_tokens \
                  come to 11",
             ),
             (
-                &[("prompt_tokens", 10), ("completion_tokens", 5), ("total_tokens", 16)],
+                &[
+                    ("prompt_tokens", 10),
+                    ("completion_tokens", 5),
+                    ("total_tokens", 16),
+                ],
                 "total_tokens is 16, but prompt and answer come to 15",
             ),
             (

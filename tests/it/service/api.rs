@@ -218,7 +218,11 @@ async fn settling_what_nobody_reserved_charges_where_the_descriptors_say() {
 async fn a_total_of_zero_is_a_usage_and_no_total_is_none() {
     let limiter = Limiter::new(RULES);
     let service = &limiter.service;
-    for (usage, left) in [(total(0), 6000), (in_and_out(0, 0), 6000), (nothing(), 5200)] {
+    for (usage, left) in [
+        (total(0), 6000),
+        (in_and_out(0, 0), 6000),
+        (nothing(), 5200),
+    ] {
         let reserved = service
             .reserve(&target(&["k=a"]), nothing(), None, None)
             .await;

@@ -98,17 +98,17 @@ fn crc(bytes: &[u8]) -> [u8; 4] {
 }
 
 /// What the reader finds in chunks of one body.
-pub(super) fn read(
+pub(super) fn read<C: AsRef<[u8]>>(
     content_type: &str,
     encoding: Option<&str>,
-    chunks: impl IntoIterator<Item = &[u8]>,
+    chunks: impl IntoIterator<Item = C>,
 ) -> Found {
     let mut reader = Reader::new(&ResponseHead {
         content_type: Some(content_type),
         content_encoding: encoding,
     });
     for chunk in chunks {
-        reader.feed(chunk);
+        reader.feed(chunk.as_ref());
     }
     reader.finish()
 }
