@@ -98,21 +98,19 @@ impl Messages {
 
     /// What the prelude says.
     fn begin(&self) -> Part {
-        let [a, b, c, d, e, f, g, h, crc @ ..] = self.prelude;
-        let total = u32::from_be_bytes([a, b, c, d]);
-        let headers = u32::from_be_bytes([e, f, g, h]);
+        let (lengths, crc) = self.prelude.split_at(8);
+        let (total, headers) = lengths.split_at(4);
+        let (total, headers) = (number(total), number(headers));
         let mut expected = Crc::new();
-        expected.update(&[a, b, c, d, e, f, g, h]);
+        expected.update(lengths);
         let payload = total
             .checked_sub(LEAST)
             .and_then(|rest| rest.checked_sub(headers));
         match payload {
-            Some(payload) if total <= MOST && expected.sum() == u32::from_be_bytes(crc) => {
-                Part::Headers {
-                    left: headers,
-                    payload,
-                }
-            }
+            Some(payload) if total <= MOST && expected.sum() == number(crc) => Part::Headers {
+                left: headers,
+                payload,
+            },
             _ => Part::Broken,
         }
     }
@@ -121,11 +119,15 @@ impl Messages {
 /// As much of `bytes` as is wanted, how much is wanted then, and the bytes after it.
 fn take(bytes: &[u8], wanted: u32) -> (&[u8], u32, &[u8]) {
     let room = usize::try_from(wanted).unwrap_or(usize::MAX);
-    match bytes.split_at_checked(room) {
-        Some((taken, after)) => (taken, 0, after),
-        None => {
-            let taken = u32::try_from(bytes.len()).unwrap_or(wanted);
-            (bytes, wanted.saturating_sub(taken), &[])
-        }
+    if let Some((taken, after)) = bytes.split_at_checked(room) {
+        return (taken, 0, after);
     }
+    let taken = u32::try_from(bytes.len()).unwrap_or(wanted);
+    (bytes, wanted.saturating_sub(taken), &[])
+}
+
+/// Four bytes, the first one the highest.
+fn number(bytes: &[u8]) -> u32 {
+    let shift = |number: u32, byte: &u8| (number << 8) | u32::from(*byte);
+    bytes.iter().fold(0, shift)
 }

@@ -18,6 +18,7 @@ mod lifecycle;
 mod metrics_table;
 mod reload;
 mod replicas;
+mod report_batch;
 mod service;
 mod store;
 mod store_away;
