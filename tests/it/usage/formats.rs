@@ -307,3 +307,17 @@ fn a_message_whose_lengths_are_wrong_leads_nowhere() {
         );
     }
 }
+
+#[test]
+fn a_line_of_an_event_ends_in_three_ways() {
+    let (body, content_type) = body("comments-and-multi-line.sse");
+    let text = String::from_utf8(body).expect("text");
+    for end in ["\n", "\r\n", "\r"] {
+        let text = text.replace('\n', end);
+        for size in [1, 2, 3, text.len()] {
+            let found = read(content_type, None, text.as_bytes().chunks(size));
+            assert_eq!(found.so_far.usage, Some([12, 0, 0, 5]), "{end:?} {size}");
+            assert_eq!(found.end, End::Whole, "{end:?} {size}");
+        }
+    }
+}
