@@ -12,12 +12,13 @@ use super::control::{Control, without_control};
 use super::outcome::LimitOutcome;
 use super::policy::Policy;
 use super::report::Source;
-use super::request::{Descriptor, MAX_ADDEND, Request, RequestError};
-use crate::limit::{Limit, MAX_MEASURED, Mode};
+use super::request::{Descriptor, Request, RequestError};
+use super::usage::{said, total};
+use crate::limit::{Limit, Mode};
 use crate::metrics::ReportLabel;
 use crate::rules::{BucketKey, Entry};
 use crate::store::{Held, Verdict};
-use crate::usage::{Contradiction, Name, Reported, Said};
+use crate::usage::{Contradiction, Reported, Said};
 
 /// A call that cannot be done. The caller is at fault, but for [`ApiError::StoreUnavailable`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -288,10 +289,11 @@ impl Service {
     }
 
     fn counted(&self, answer: Result<ReportAnswer, ApiError>) -> Result<ReportAnswer, ApiError> {
-        if let Err(error) = &answer
-            && *error != ApiError::StoreUnavailable
-        {
-            self.count_refused_report();
+        match &answer {
+            // Not the report's fault.
+            Ok(_)
+            | Err(ApiError::StoreUnavailable | ApiError::Request(RequestError::NotConfigured)) => {}
+            Err(_) => self.count_refused_report(),
         }
         answer
     }
@@ -386,39 +388,6 @@ fn request<'a>(target: &Target<'a>, usage: Reported) -> Result<(Request<'a>, Cou
         Said::Nothing | Said::Total(_) => None,
     };
     Ok((request, counts))
-}
-
-/// What a usage comes to, if all of it can be.
-fn said(usage: Reported) -> Result<Said, ApiError> {
-    for name in Name::ALL {
-        let most = match name {
-            Name::Total => MAX_ADDEND,
-            _ => MAX_MEASURED,
-        };
-        too_many(name, usage.get(name), most)?;
-    }
-    let said = usage.resolve()?;
-    // One number that is not taken apart goes the way of an addend.
-    too_many(Name::TotalTokens, total(said), MAX_ADDEND)?;
-    Ok(said)
-}
-
-const fn total(said: Said) -> Option<u64> {
-    match said {
-        Said::Total(total) => Some(total),
-        Said::Nothing | Said::Measures(_) => None,
-    }
-}
-
-fn too_many(name: Name, count: Option<u64>, most: u64) -> Result<(), ApiError> {
-    match count {
-        Some(count) if count > most => {
-            let problem = format!("{count} is more than the {most} that one report may count");
-            let name = name.name();
-            Err(ApiError::BadUsage { name, problem })
-        }
-        _ => Ok(()),
-    }
 }
 
 fn view(policy: &Policy, outcome: &LimitOutcome<'_>) -> BucketView {

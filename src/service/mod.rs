@@ -14,6 +14,7 @@ mod plan;
 mod policy;
 mod report;
 mod request;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

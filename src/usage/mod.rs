@@ -13,7 +13,7 @@
 //! **Memory is bounded by construction.** Nothing of an answer is kept but the key or the number
 //! that is just being read. A push parser from a crate would have been welcome, but those that
 //! exist (actson was looked at) gather every string whole before they tell of it, so an answer of a
-//! megabyte in one string costs a megabyte. So [`json`] has a scanner of its own, which is small
+//! megabyte in one string costs a megabyte. So `json` has a scanner of its own, which is small
 //! because it builds nothing: it follows known paths and skips the rest.
 //!
 //! **Paths are anchored at the root of each document.** A text of the model, an argument of a tool

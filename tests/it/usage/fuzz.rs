@@ -175,7 +175,9 @@ fn nothing_panics_and_no_count_is_above_its_bound() {
 }
 
 #[test]
-fn a_reader_is_small() {
+fn a_reader_is_small_and_may_move_between_threads() {
+    const fn moves<T: Send + 'static>() {}
+    moves::<Reader>();
     assert!(size_of::<Reader>() <= 1024, "{}", size_of::<Reader>());
 }
 
