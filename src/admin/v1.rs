@@ -7,7 +7,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Edge;
-use super::body::{Body, Release, Report, Reserve, Settle, target};
+use super::body::{Body, Release, Reserve, Settle, target};
 use super::descriptor::Descriptor;
 use super::error::Problem;
 use super::usage::Usage;
@@ -47,7 +47,7 @@ pub(super) async fn settle(
     State(edge): State<Edge>,
     Body(body): Body<Settle>,
 ) -> Result<Json<Reported>, Problem> {
-    let usage = Usage::read(body.usage.as_ref(), "usage")?;
+    let usage = edge.counted(Usage::read(body.usage.as_ref(), "usage"))?;
     let target = target(&body.domain, &body.descriptors);
     heard(edge.service.settle(&body.id, usage, &target).await)
 }
@@ -58,16 +58,6 @@ pub(super) async fn release(
     Body(body): Body<Release>,
 ) -> Result<Json<Reported>, Problem> {
     heard(edge.service.release(&body.domain, &body.id).await)
-}
-
-/// Charges without a reservation.
-pub(super) async fn usage(
-    State(edge): State<Edge>,
-    Body(body): Body<Report>,
-) -> Result<Json<Reported>, Problem> {
-    let usage = Usage::read(body.usage.as_ref(), "usage")?;
-    let target = target(&body.domain, &body.descriptors);
-    heard(edge.service.report_usage(&target, usage).await)
 }
 
 /// Looks at the buckets of one descriptor: every key of the query but `domain` is an entry, in
@@ -93,7 +83,7 @@ pub(super) async fn bucket(
 }
 
 /// What became of a report, told apart by status.
-fn heard(answer: Result<ReportAnswer, ApiError>) -> Result<Json<Reported>, Problem> {
+pub(super) fn heard(answer: Result<ReportAnswer, ApiError>) -> Result<Json<Reported>, Problem> {
     let answer = answer?;
     match answer.result {
         ReportResult::UnknownId => {

@@ -4,6 +4,7 @@
 mod admission;
 mod answer;
 mod api;
+mod batch;
 mod body;
 mod control;
 mod cost;
@@ -15,6 +16,7 @@ mod plan;
 mod policy;
 mod report;
 mod request;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,9 +28,9 @@ use tokio_util::task::TaskTracker;
 
 pub use answer::{Answer, LimitStatus, Status};
 pub use api::{
-    ApiError, BucketView, InspectAnswer, ReportAnswer, ReportResult, ReportedUsage, ReserveAnswer,
-    Target,
+    ApiError, BucketView, InspectAnswer, ReportAnswer, ReportResult, ReserveAnswer, Target,
 };
+pub use batch::{MAX_REPORTS, check_batch, do_each};
 pub use control::{Control, Facts, PREFIX as CONTROL_PREFIX, Phase};
 pub use request::{
     Descriptor, MAX_ADDEND, MAX_DESCRIPTORS, MAX_ENTRIES, MAX_TEXT, Request, RequestError,

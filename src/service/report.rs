@@ -284,6 +284,9 @@ fn usage(request: &Request<'_>, control: &Control<'_>, source: Source) -> Option
     if let Some(counts) = control.counts {
         return Some(Usage::Measured(counts));
     }
+    if let Some(total) = control.total {
+        return Some(Usage::Total(total));
+    }
     let mut largest = None;
     for descriptor in &request.descriptors {
         match Addend::of(request, descriptor) {

@@ -17,6 +17,7 @@
 -- operations come.
 
 local unpack_struct, pack, floor, call = struct.unpack, struct.pack, math.floor, redis.call
+local format = string.format
 local EXACT = 9007199254740992
 local MAX_SPENT = 4000000000000000
 -- The longest a bucket is remembered after its last charge: a debt at a rate of nearly nothing
@@ -96,6 +97,11 @@ local function charged(spent, fraction, amount)
   return spent, fraction
 end
 
+-- An argument for PX. A number would be written by a costlier way.
+local function milliseconds(lifetime)
+  return format('%d', floor(lifetime / 1000) + 1)
+end
+
 -- Writes a bucket that was changed; one that was only looked at comes with what is `stored`.
 -- `lives` says until when its key lives, zero that there is none.
 local function write(key, spent, fraction, at, lives, limit, stored)
@@ -119,7 +125,7 @@ local function write(key, spent, fraction, at, lives, limit, stored)
     -- again, by the rate of then.
     local state = stored and stored:sub(1, 24) .. pack('<d', lives)
       or pack('<dddd', spent, fraction, at, lives)
-    call('SET', key, state, 'PX', floor(lifetime / 1000) + 1)
+    call('SET', key, state, 'PX', milliseconds(lifetime))
   elseif not stored then
     call('SET', key, pack('<dddd', spent, fraction, at, lives), 'KEEPTTL')
   end
@@ -249,7 +255,7 @@ end
 -- comes twice comes within seconds.
 local function close(key, state, expires)
   expires = math.min(expires, now + 600000000)
-  call('SET', key, pack('<c1dd', state, expires, now), 'PX', floor((expires - now) / 1000) + 1)
+  call('SET', key, pack('<c1dd', state, expires, now), 'PX', milliseconds(expires - now))
 end
 
 local position = 1
@@ -352,7 +358,7 @@ local function decide()
       end
     end
     local expires = now + lifetime
-    call('SET', hold_key, pack('<c1dd', open, expires, now) .. record, 'PX', floor(lifetime / 1000) + 1)
+    call('SET', hold_key, pack('<c1dd', open, expires, now) .. record, 'PX', milliseconds(lifetime))
     if open == 'o' then count_open(expires, 1) end
   end
 end
@@ -448,7 +454,7 @@ for i = 1, #name do
 end
 
 for minute, by in pairs(opened) do
-  if by ~= 0 then call('HINCRBY', open_key, string.format('%.0f', minute), by) end
+  if by ~= 0 then call('HINCRBY', open_key, format('%d', minute), by) end
 end
 
 return table.concat(answer)
