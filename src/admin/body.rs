@@ -56,6 +56,17 @@ pub(super) struct Settle {
     pub(super) descriptors: Vec<Descriptor>,
 }
 
+/// The body of `/v1/progress`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Progress {
+    #[serde(default)]
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) domain: String,
+    pub(super) usage: Option<Usage>,
+}
+
 /// The body of `/v1/release`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -48,6 +48,7 @@ GET  /readyz       whether it takes requests, or why not
 GET  /metrics      Prometheus
 GET  /v1/bucket    ?domain=D&KEY=VALUE: the buckets of a descriptor
 POST /v1/reserve   {domain, descriptors, estimate, id, priority}
+POST /v1/progress  {domain, id, usage}
 POST /v1/settle    {domain, id, usage, descriptors}
 POST /v1/release   {domain, id}
 POST /v1/usage     {domain, descriptors, usage, id}, or {reports: [...]}
@@ -82,6 +83,7 @@ pub fn router(service: Service, health: Health) -> Router {
         .route("/json", any(json::should_rate_limit))
         .route("/v1/bucket", get(v1::bucket))
         .route("/v1/reserve", post(v1::reserve))
+        .route("/v1/progress", post(v1::progress))
         .route("/v1/settle", post(v1::settle))
         .route("/v1/release", post(v1::release))
         .route("/v1/usage", post(report::usage))

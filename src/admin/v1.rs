@@ -7,7 +7,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Edge;
-use super::body::{Body, Release, Reserve, Settle, target};
+use super::body::{Body, Progress, Release, Reserve, Settle, target};
 use super::descriptor::Descriptor;
 use super::error::Problem;
 use super::usage::Usage;
@@ -50,6 +50,15 @@ pub(super) async fn settle(
     let usage = edge.counted(Usage::read(body.usage.as_ref(), "usage"))?;
     let target = target(&body.domain, &body.descriptors);
     heard(edge.service.settle(&body.id, usage, &target).await)
+}
+
+/// Has a reservation grow to what was used so far.
+pub(super) async fn progress(
+    State(edge): State<Edge>,
+    Body(body): Body<Progress>,
+) -> Result<Json<Reported>, Problem> {
+    let usage = edge.counted(Usage::read(body.usage.as_ref(), "usage"))?;
+    heard(edge.service.progress(&body.domain, &body.id, usage).await)
 }
 
 /// Gives back what a reservation charged.
@@ -97,6 +106,7 @@ pub(super) fn heard(answer: Result<ReportAnswer, ApiError>) -> Result<Json<Repor
         ReportResult::Failed => Err(ApiError::StoreUnavailable.into()),
         ReportResult::AlreadySettled
         | ReportResult::Charged
+        | ReportResult::Grown
         | ReportResult::Released
         | ReportResult::Settled
         | ReportResult::WithoutUsage => Ok(Json(answer.into())),

@@ -42,6 +42,21 @@ impl Tollgate for Api {
         }))
     }
 
+    async fn progress(
+        &self,
+        request: Request<proto::ProgressRequest>,
+    ) -> Answered<proto::ProgressResponse> {
+        let request = request.get_ref();
+        let used = usage(request.usage.as_ref());
+        let answer = self
+            .0
+            .progress(&request.domain, &request.id, used)
+            .await
+            .map_err(|error| status(&error))?;
+        let (result, buckets) = reported(answer);
+        Ok(Response::new(proto::ProgressResponse { result, buckets }))
+    }
+
     async fn settle(
         &self,
         request: Request<proto::SettleRequest>,
@@ -200,6 +215,7 @@ fn reported(answer: ReportAnswer) -> (i32, Vec<proto::Bucket>) {
         ReportResult::Charged => proto::ReportResult::Charged,
         // Told as an error before.
         ReportResult::Failed => proto::ReportResult::Unspecified,
+        ReportResult::Grown => proto::ReportResult::Grown,
         ReportResult::Invalid => proto::ReportResult::Invalid,
         ReportResult::Released => proto::ReportResult::Released,
         ReportResult::Settled => proto::ReportResult::Settled,

@@ -118,6 +118,8 @@ pub enum ReportResult {
     Charged,
     /// The store did not answer.
     Failed,
+    /// The reservation's charges grew to what was used so far.
+    Grown,
     /// The report says something that cannot be.
     Invalid,
     /// The reservation's charges were given back.
@@ -251,6 +253,42 @@ impl Service {
             ..reporting()
         };
         heard(self.report(policy, &request, &control, Source::Api).await?)
+    }
+
+    /// Has a reservation grow to what was used so far, and live on from now: one that reports
+    /// before its `--hold-time` is over never expires. Absolute counts, so one that comes twice
+    /// changes nothing; the settlement still says the last word. No usage at all only keeps it alive.
+    pub async fn progress(
+        &self,
+        domain: &str,
+        id: &str,
+        usage: Reported,
+    ) -> Result<ReportAnswer, ApiError> {
+        let answer = self.progress_uncounted(domain, id, usage).await;
+        self.counted(answer)
+    }
+
+    async fn progress_uncounted(
+        &self,
+        domain: &str,
+        id: &str,
+        usage: Reported,
+    ) -> Result<ReportAnswer, ApiError> {
+        if id.is_empty() {
+            return Err(ApiError::NoId);
+        }
+        let counts = match said(usage)? {
+            Said::Measures(counts) => counts,
+            Said::Nothing => [0; 4],
+            Said::Total(_) => {
+                return Err(ApiError::BadUsage {
+                    name: "total",
+                    problem: "what was used so far is said by measure".to_owned(),
+                });
+            }
+        };
+        let policy = self.known(domain)?;
+        heard(self.grow_in(policy, id, counts, Source::Api).await)
     }
 
     /// Gives back everything that a reservation charged.

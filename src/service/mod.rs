@@ -159,10 +159,13 @@ impl Service {
             Ok(counts) => {
                 let open = i64::try_from(counts.open).unwrap_or(i64::MAX);
                 self.0.metrics.reservations_open.set(open);
-                self.0
-                    .metrics
-                    .reservations_expired
-                    .inc_by(counts.newly_expired);
+                let metrics = self.metrics();
+                metrics
+                    .reservations_expired_unreported
+                    .inc_by(counts.newly_unreported);
+                metrics
+                    .reservations_expired_cut_short
+                    .inc_by(counts.newly_cut_short);
             }
             Err(error) => self.store_failed(&error),
         }

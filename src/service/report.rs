@@ -145,6 +145,29 @@ impl Service {
         .await
     }
 
+    /// Has a reservation go on with what was used so far.
+    pub(super) async fn grow_in(
+        &self,
+        policy: Arc<Policy>,
+        id: &str,
+        counts: [u64; 4],
+        source: Source,
+    ) -> ReportAnswer {
+        let ending = Ending {
+            key: HoldKey::of(&policy.name, id),
+            settlement: Settlement::SoFar(counts),
+            fallback: Charges::new(),
+            lifetime: self.0.options.hold_time,
+        };
+        self.work(Work {
+            policy,
+            ending,
+            fallback: SmallVec::new(),
+            source,
+        })
+        .await
+    }
+
     async fn work(&self, work: Work) -> ReportAnswer {
         let service = self.clone();
         let failed = |_| ReportAnswer::nothing(ReportResult::Failed);
@@ -204,7 +227,7 @@ impl Service {
                     ReportLabel::Charged,
                 )
             }
-            EndResult::Settled { record, made } => {
+            EndResult::Grown { record, made } | EndResult::Settled { record, made } => {
                 let charged: SmallVec<[Charged; 4]> = record
                     .charges
                     .iter()
@@ -219,12 +242,15 @@ impl Service {
                     .collect();
                 let (result, label) = match ending.settlement {
                     Settlement::Release => (ReportResult::Released, ReportLabel::Released),
+                    Settlement::SoFar(_) => (ReportResult::Grown, ReportLabel::Grown),
                     Settlement::Settle(Usage::Missing) => {
                         (ReportResult::Settled, ReportLabel::WithoutUsage)
                     }
                     Settlement::Settle(_) => (ReportResult::Settled, ReportLabel::Settled),
                 };
-                self.metrics().count_reservation_ended(label);
+                if matches!(ended.result, EndResult::Settled { .. }) {
+                    self.metrics().count_reservation_ended(label);
+                }
                 let buckets = self.tell(&work.policy, &charged, ended.now, &ended.readings);
                 (ReportAnswer { result, buckets }, label)
             }

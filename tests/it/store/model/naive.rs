@@ -82,6 +82,8 @@ pub(super) enum End {
     Measured([u64; 4]),
     Missing,
     Total(u64),
+    /// Not yet: this much so far.
+    SoFar([u64; 4]),
 }
 
 /// Fits, spent and fraction of each charge.
@@ -96,6 +98,7 @@ impl Naive {
         hold: Option<(usize, i128)>,
     ) -> (&'static str, Told) {
         let known = hold.and_then(|(id, _)| self.reservation(id));
+        let known = known.filter(|known| known.expires > self.now);
         let reported = known.as_ref().is_some_and(|known| known.reported);
         let released = known.as_ref().is_some_and(|known| known.released);
         if known.is_some() && !reported && !released {
@@ -144,6 +147,7 @@ impl Naive {
         fallback: &[Asked],
     ) -> (&'static str, Told) {
         match self.reservation(id) {
+            None if matches!(end, End::SoFar(_)) => ("Unknown", Told::new()),
             None if fallback.is_empty() => ("Unknown", Told::new()),
             None => {
                 let reservation = Reservation {
@@ -166,14 +170,33 @@ impl Naive {
                 made,
                 ..
             }) => {
-                let ended = Reservation {
-                    expires: expires.min(self.now + REMEMBERED),
-                    made,
-                    charges: None,
-                    reported: false,
-                    released: matches!(end, End::Release),
+                let forgotten = if expires > self.now {
+                    expires
+                } else {
+                    2 * expires - made
                 };
-                self.reservations.insert(id, ended);
+                let next = if let End::SoFar(_) = end {
+                    let grown = charges.iter().map(|held| Held {
+                        amount: u64::try_from(held.cost_after(end)).unwrap(),
+                        ..*held
+                    });
+                    Reservation {
+                        expires: self.now + lifetime,
+                        made,
+                        charges: Some(grown.collect()),
+                        reported: false,
+                        released: false,
+                    }
+                } else {
+                    Reservation {
+                        expires: forgotten.min(self.now + REMEMBERED),
+                        made,
+                        charges: None,
+                        reported: false,
+                        released: matches!(end, End::Release),
+                    }
+                };
+                self.reservations.insert(id, next);
                 let now = self.now;
                 let costs = charges.iter().map(|held| {
                     let mut cost = held.cost_after(end) - i128::from(held.amount);
@@ -186,7 +209,11 @@ impl Naive {
                     }
                     (held.bucket, held.limit, cost)
                 });
-                ("Settled", self.record(costs))
+                let outcome = match end {
+                    End::SoFar(_) => "Grown",
+                    _ => "Settled",
+                };
+                (outcome, self.record(costs))
             }
             Some(_) => ("Already", Told::new()),
         }
@@ -265,7 +292,12 @@ impl Naive {
 
     fn reservation(&self, id: usize) -> Option<Reservation> {
         let known = self.reservations.get(&id)?;
-        (known.expires > self.now).then(|| known.clone())
+        // What was open until it expired is settled for as long again.
+        let forgotten = match known.charges {
+            Some(_) => 2 * known.expires - known.made,
+            None => known.expires,
+        };
+        (forgotten > self.now || known.expires > self.now).then(|| known.clone())
     }
 }
 
@@ -361,6 +393,7 @@ impl Held {
                     .sum();
                 fixed + (thousandths.min(1 << 53) + 999) / 1000
             }
+            End::SoFar(counts) => amount.max(self.cost_after(End::Measured(counts))),
             End::Total(total) if self.counts_tokens() => fixed + i128::from(total),
             End::Missing if self.counts_tokens() && self.missing_gives_back => fixed,
             End::Measured(_) | End::Total(_) | End::Missing => amount,

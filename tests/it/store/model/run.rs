@@ -243,6 +243,7 @@ impl<'a> Run<'a> {
                     End::Measured(counts) => Settlement::Settle(Usage::Measured(counts)),
                     End::Missing => Settlement::Settle(Usage::Missing),
                     End::Total(total) => Settlement::Settle(Usage::Total(total)),
+                    End::SoFar(counts) => Settlement::SoFar(counts),
                 },
                 fallback: self
                     .asked(fallback)
@@ -358,6 +359,7 @@ async fn answer(fixture: &Fixture, request: Request) -> Answer {
                 outcome: match ended.result {
                     EndResult::Already => "Already",
                     EndResult::Charged => "Charged",
+                    EndResult::Grown { .. } => "Grown",
                     EndResult::Settled { .. } => "Settled",
                     EndResult::Unknown => "Unknown",
                 },
