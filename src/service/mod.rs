@@ -16,6 +16,7 @@ mod plan;
 mod policy;
 mod report;
 mod request;
+mod unsent;
 mod usage;
 
 use std::collections::BTreeMap;

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::Service;
 use super::admission::RETRY_TIME;
 use super::api::{BucketView, ReportAnswer, ReportResult};
 use super::control::Control;
@@ -17,6 +16,7 @@ use super::ids::id_of_retry;
 use super::plan::{Addend, Plan};
 use super::policy::Policy;
 use super::request::{Request, RequestError};
+use super::{Service, unsent};
 use crate::limit::{Limit, Settlement, Timestamp, Usage};
 use crate::metrics::ReportLabel;
 use crate::rules::BucketKey;
@@ -113,9 +113,14 @@ impl Service {
             ),
             (None, None) => (self.0.ids.new_id(), RETRY_TIME),
         };
+        let unsent = control.outcome.is_some_and(unsent::never_sent);
+        let settlement = match usage {
+            Usage::Missing if unsent => Settlement::Release,
+            usage => Settlement::Settle(usage),
+        };
         let ending = Ending {
             key: HoldKey::of(&policy.name, &id),
-            settlement: Settlement::Settle(usage),
+            settlement,
             fallback: charges,
             lifetime,
         };

@@ -2,7 +2,8 @@
 
 use tollgate::grpc::proto::tollgate_client::TollgateClient;
 use tollgate::grpc::proto::{
-    Descriptor, Entry, ReportBatchRequest, ReportRequest, ReportResult, ReserveRequest, Usage,
+    Descriptor, Entry, ProgressRequest, ReportBatchRequest, ReportRequest, ReportResult,
+    ReserveRequest, Usage,
 };
 use tonic::Code;
 
@@ -45,6 +46,21 @@ async fn each_report_of_a_batch_is_answered_for_itself() {
         ..ReserveRequest::default()
     };
     assert!(client.reserve(reserve).await.unwrap().into_inner().admitted);
+
+    let grown = client
+        .progress(ProgressRequest {
+            id: "r1".to_owned(),
+            domain: "llm".to_owned(),
+            usage: Some(Usage {
+                output_tokens: Some(900),
+                ..Usage::default()
+            }),
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(grown.result(), ReportResult::Grown);
+    assert_eq!(grown.buckets[0].level, 9100);
 
     let inclusive = Usage {
         prompt_tokens: Some(100),

@@ -191,6 +191,28 @@ descriptors:
 }
 
 #[tokio::test]
+async fn what_no_upstream_was_asked_for_is_given_back() {
+    let limiter = Limiter::new(RULES);
+    for (outcome, left) in [
+        ("request_rate_limited", [0, 0, 0]),
+        (
+            "upstream_reset_before_response_started{remote_connection_failure|111}",
+            [0, 0, 0],
+        ),
+        ("via_upstream", [1, 800, 0]),
+    ] {
+        let id = reservation(&limiter.ask(&["k=a"]).await);
+        settle(&limiter, &id, &[&format!("tollgate.outcome={outcome} @0")]).await;
+        assert_eq!(taken(&limiter).await, left, "{outcome}");
+    }
+    // What was counted was used, whoever answered.
+    let id = reservation(&limiter.ask(&["k=a"]).await);
+    let used = "tollgate.outcome=no_healthy_upstream tollgate.measure=output_tokens @7";
+    settle(&limiter, &id, &[used]).await;
+    assert_eq!(taken(&limiter).await, [2, 807, 35]);
+}
+
+#[tokio::test]
 async fn a_reservation_is_known_in_its_own_domain_only() {
     let limiter = Limiter::without_rules();
     limiter.install(&[
