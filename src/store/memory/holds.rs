@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 
-use crate::limit::Timestamp;
+use crate::limit::{Settlement, Timestamp, Usage};
 use crate::store::{HoldKey, Record};
 
 /// How long a reservation that ended is remembered, to know what comes again. Whatever comes twice
@@ -43,6 +43,8 @@ pub(super) enum State {
     },
     /// Open until it expired. A report still settles it.
     Late(Record),
+    /// Ended by a report without usage. One that has found it still settles it.
+    Unmeasured(Record),
     /// Released: the request did not happen, and may come anew.
     Released,
     /// The report came, the admission has not yet.
@@ -69,18 +71,32 @@ impl Holds {
         self.expiries.insert((expires, key));
     }
 
-    /// Ends an open or a late reservation; what it remembered, and when it was made. `None`: it is
-    /// neither.
+    /// Ends a reservation that is open or late, or whose usage nobody had found; what it remembered,
+    /// and when it was made. `None`: it is none of these.
     pub(super) fn end(
         &mut self,
         key: HoldKey,
-        state: State,
+        settlement: Settlement,
         now: Timestamp,
     ) -> Option<(Record, Timestamp)> {
-        let held = self
-            .known
-            .get_mut(&key)
-            .filter(|held| held.state.record().is_some())?;
+        let measured = matches!(
+            settlement,
+            Settlement::Settle(Usage::Measured(_) | Usage::Total(_))
+        );
+        let held = self.known.get_mut(&key).filter(|held| match held.state {
+            State::Open { .. } | State::Late(_) => true,
+            State::Unmeasured(_) => measured,
+            State::Closed | State::Released | State::Reported => false,
+        })?;
+        let state = match settlement {
+            Settlement::Release => State::Released,
+            Settlement::Settle(Usage::Missing) => {
+                held.state.record().map_or(State::Closed, |record| {
+                    State::Unmeasured(record.after(settlement))
+                })
+            }
+            Settlement::Settle(_) | Settlement::SoFar(_) => State::Closed,
+        };
         let made = held.made;
         let before = std::mem::replace(&mut held.state, state);
         self.open = self.open.saturating_sub(u64::from(before.is_counted()));
@@ -160,14 +176,18 @@ fn late_until(made: Timestamp, expires: Timestamp) -> Timestamp {
 impl State {
     const fn record(&self) -> Option<&Record> {
         match self {
-            Self::Open { record, .. } | Self::Late(record) => Some(record),
+            Self::Open { record, .. } | Self::Late(record) | Self::Unmeasured(record) => {
+                Some(record)
+            }
             Self::Closed | Self::Released | Self::Reported => None,
         }
     }
 
     fn into_record(self) -> Option<Record> {
         match self {
-            Self::Open { record, .. } | Self::Late(record) => Some(record),
+            Self::Open { record, .. } | Self::Late(record) | Self::Unmeasured(record) => {
+                Some(record)
+            }
             Self::Closed | Self::Released | Self::Reported => None,
         }
     }

@@ -77,7 +77,7 @@ impl Memory {
         holds.expire(self.clock.now());
         match holds.known.get_mut(&hold.key) {
             Some(Remembered {
-                state: State::Closed | State::Open { .. },
+                state: State::Closed | State::Open { .. } | State::Unmeasured(_),
                 ..
             }) => {
                 let (_, now, readings) = self.decide(&admission.charges, Mode::Peek);
@@ -145,17 +145,15 @@ impl Memory {
         let mut holds = lock(&self.holds[shard_of(ending.key.as_bytes())]);
         let now = self.clock.now();
         holds.expire(now);
-        let closed = match ending.settlement {
-            Settlement::Release => State::Released,
-            Settlement::Settle(_) => State::Closed,
-            Settlement::SoFar(_) => return self.grow(&mut holds, ending, now),
-        };
+        if matches!(ending.settlement, Settlement::SoFar(_)) {
+            return self.grow(&mut holds, ending, now);
+        }
         let nothing = |result| Ended {
             result,
             now,
             readings: Readings::new(),
         };
-        if let Some((record, made)) = holds.end(ending.key, closed, now) {
+        if let Some((record, made)) = holds.end(ending.key, ending.settlement, now) {
             let (_, now, readings) = self.settle(&record, made, ending, now);
             let result = EndResult::Settled { record, made };
             return Ended {
@@ -198,11 +196,7 @@ impl Memory {
                 EndResult::Unknown
             });
         };
-        let record = record.clone();
-        let mut grown = record.clone();
-        for recorded in &mut grown.charges {
-            recorded.held.amount = recorded.held.final_amount(ending.settlement);
-        }
+        let (record, grown) = (record.clone(), record.after(ending.settlement));
         let (_, now, readings) = self.settle(&record, made, ending, now);
         holds.grow(ending.key, grown, now.plus(ending.lifetime));
         Ended {

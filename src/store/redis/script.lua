@@ -241,7 +241,8 @@ end
 -- A reservation's value: its state, when it expires, when it was made, and the charges. States:
 -- o = open, p = open, and was told what was used so far, q = open but only to tell a retry (no
 -- report will come, so it is not counted), s = settled, x = released, r = reported before its
--- admission came. O, P and Q are o, p and q that a retry was let in on.
+-- admission came, m = ended by a report without usage. O, P and Q are o, p and q that a retry was
+-- let in on.
 --
 -- One that was open until it expired is late for as long again: a report still settles it.
 local function held(key)
@@ -264,9 +265,10 @@ end
 
 -- What is left of a reservation that ended, to know what comes again. For ten minutes: whatever
 -- comes twice comes within seconds.
-local function close(key, state, expires)
+local function close(key, state, expires, made, record)
   expires = math.min(expires, now + 600000000)
-  call('SET', key, pack('<c1dd', state, expires, now), 'PX', milliseconds(expires - now))
+  local value = pack('<c1dd', state, expires, made) .. record
+  call('SET', key, value, 'PX', milliseconds(expires - now))
 end
 
 local position = 1
@@ -299,7 +301,7 @@ local function decide()
       if state and not is_late and state ~= 'r' and state ~= 'x' then
         verdict = 'P'
         peek = true
-        if state ~= 's' then call('SETRANGE', hold_key, 0, state:upper()) end
+        if state ~= 's' and state ~= 'm' then call('SETRANGE', hold_key, 0, state:upper()) end
       elseif state == 'r' then
         -- What was used is charged already; the request itself, the fixed part, is not. It
         -- follows the first 47 bytes of a held charge.
@@ -358,7 +360,7 @@ local function decide()
     dirty[slot[c]] = true
   end
   if late then
-    close(hold_key, 's', late)
+    close(hold_key, 's', late, now, '')
   elseif holds then
     for c = 1, count do
       if not fits[c] and not over(limit[c]) then
@@ -396,11 +398,13 @@ local function settle()
       dirty[slot[c]] = true
       tell(true, slot[c])
     end
-    close(hold_key, 'r', now + lifetime)
+    close(hold_key, 'r', now + lifetime, now, '')
     return
   end
-  local open = state == 'o' or state == 'p' or (state == 'q' and kind ~= 5)
-  if not open or (kind == 4 and retried) then
+  local counted = state == 'o' or state == 'p'
+  local measured = kind == 1 or kind == 3
+  local ends = counted or (state == 'q' and kind ~= 5) or (state == 'm' and measured)
+  if not ends or (kind == 4 and retried) then
     say('D')
     return
   end
@@ -431,15 +435,16 @@ local function settle()
       local cost = floor(sum / 1000)
       if cost * 1000 < sum then cost = cost + 1 end
       final = fixed + cost
-      if kind == 5 then
-        final = math.max(final, last)
-        local from = 2 + (c - 1) * 91 + 39
-        record = record:sub(1, from) .. pack('<d', final) .. record:sub(from + 9)
-      end
+      if kind == 5 then final = math.max(final, last) end
     elseif kind == 3 and tokens then
       final = fixed + c1
     elseif kind == 2 and tokens and gives_back then
       final = fixed
+    end
+    if final ~= last and (kind == 2 or kind == 5) then
+      -- It is remembered still: with what is charged now.
+      local from = 2 + (c - 1) * 91 + 39
+      record = record:sub(1, from) .. pack('<d', final) .. record:sub(from + 9)
     end
     local i = slot_of(prefix .. key)
     refill(i, limit_count)
@@ -452,15 +457,19 @@ local function settle()
     dirty[i] = true
     tell(true, i)
   end
-  if state ~= 'q' and not late then count_open(expires, state, -1) end
+  if counted and not late then count_open(expires, state, -1) end
+  if late then expires = 2 * expires - made end
   if kind == 5 then
     expires = now + lifetime
     keep(hold_key, retried and 'P' or 'p', expires, made, record)
     count_open(expires, 'p', 1)
   elseif kind == 4 then
     call('DEL', hold_key)
+  elseif kind == 2 then
+    -- Another way in may still find how much it was.
+    close(hold_key, 'm', expires, made, record)
   else
-    close(hold_key, kind == 0 and 'x' or 's', late and 2 * expires - made or expires)
+    close(hold_key, kind == 0 and 'x' or 's', expires, made, '')
   end
 end
 

@@ -111,9 +111,11 @@ async fn without_usage_each_limit_keeps_or_releases_its_estimate() {
     settle(&limiter, &id, &["@42"]).await;
     assert_eq!(
         taken(&limiter).await,
-        [1, 800, 0],
-        "and that was the settlement"
+        [1, 42, 42],
+        "another way in found it"
     );
+    settle(&limiter, &id, &["@7"]).await;
+    assert_eq!(taken(&limiter).await, [1, 42, 42]);
 }
 
 #[tokio::test]

@@ -34,6 +34,7 @@ for_every_store! {
     ids_of_other_domains_are_other_reservations
     charges_that_share_a_bucket_are_settled_each
     a_late_report_charges_what_was_not_charged_yet
+    a_report_that_found_no_usage_is_outdone_by_one_that_did
     what_was_used_so_far_grows_the_charge_and_settles_right
     a_stream_that_was_cut_short_keeps_what_it_used_so_far
     a_stream_of_half_an_hour_settles_as_a_short_one
@@ -386,6 +387,28 @@ async fn what_was_used_so_far_grows_the_charge_and_settles_right(store: Fixture)
     let unknown = store.so_far("nobody's", [2000, 0, 0, 0]).await;
     assert_eq!(unknown.result, EndResult::Unknown);
     assert_eq!(store.spent("a", limit).await, 990);
+}
+
+async fn a_report_that_found_no_usage_is_outdone_by_one_that_did(store: Fixture) {
+    let limit = token_bucket(1, 10_000 * MINUTE, 5000);
+    let kept = tokens("kept", limit, 800);
+    let mut given_back = tokens("given back", limit, 800);
+    given_back.1.missing_usage = MissingUsage::Release;
+    store.hold("id", [kept, given_back]).await;
+    let missing = store.settle("id", Usage::Missing).await;
+    assert_eq!(spent_of(&missing.readings), [(true, 800), (true, 0)]);
+    assert_eq!(store.count_holds().await, open(0));
+    for again in [Usage::Missing, Usage::Missing] {
+        assert_eq!(store.settle("id", again).await.result, EndResult::Already);
+    }
+    assert_eq!(store.release("id").await.result, EndResult::Already);
+    let repeated = store.hold("id", [kept]).await;
+    assert_eq!(repeated.verdict, Verdict::Repeated);
+    let found = store.settle("id", measured([100, 0, 0, 1])).await;
+    assert_eq!(spent_of(&found.readings), [(true, 101), (true, 101)]);
+    let twice = store.settle("id", measured([100, 0, 0, 1])).await;
+    assert_eq!(twice.result, EndResult::Already);
+    assert_eq!(store.count_holds().await, open(0));
 }
 
 async fn a_stream_that_was_cut_short_keeps_what_it_used_so_far(store: Fixture) {

@@ -35,6 +35,8 @@ pub(super) struct Reservation {
     made: i128,
     /// `None` once it has ended.
     charges: Option<Vec<Held>>,
+    /// Whether it ended by a report without usage: one with usage still settles it.
+    unmeasured: bool,
     /// Whether only its report has come yet.
     reported: bool,
     /// Whether it was released: as if it had never been, but for a second report.
@@ -130,6 +132,7 @@ impl Naive {
                 }),
                 made: self.now,
                 charges: (!reported).then(|| charges.collect()),
+                unmeasured: false,
                 reported: false,
                 released: false,
             };
@@ -154,6 +157,7 @@ impl Naive {
                     expires: self.now + lifetime.min(REMEMBERED),
                     made: self.now,
                     charges: None,
+                    unmeasured: false,
                     reported: true,
                     released: false,
                 };
@@ -165,6 +169,9 @@ impl Naive {
                 ("Charged", self.record(costs))
             }
             Some(Reservation {
+                unmeasured: true, ..
+            }) if !matches!(end, End::Measured(_) | End::Total(_)) => ("Already", Told::new()),
+            Some(Reservation {
                 charges: Some(charges),
                 expires,
                 made,
@@ -175,26 +182,21 @@ impl Naive {
                 } else {
                     2 * expires - made
                 };
-                let next = if let End::SoFar(_) = end {
-                    let grown = charges.iter().map(|held| Held {
-                        amount: u64::try_from(held.cost_after(end)).unwrap(),
-                        ..*held
-                    });
-                    Reservation {
-                        expires: self.now + lifetime,
-                        made,
-                        charges: Some(grown.collect()),
-                        reported: false,
-                        released: false,
-                    }
-                } else {
-                    Reservation {
-                        expires: forgotten.min(self.now + REMEMBERED),
-                        made,
-                        charges: None,
-                        reported: false,
-                        released: matches!(end, End::Release),
-                    }
+                let outlives = matches!(end, End::SoFar(_) | End::Missing);
+                let after = charges.iter().map(|held| Held {
+                    amount: u64::try_from(held.cost_after(end)).unwrap(),
+                    ..*held
+                });
+                let next = Reservation {
+                    expires: match end {
+                        End::SoFar(_) => self.now + lifetime,
+                        _ => forgotten.min(self.now + REMEMBERED),
+                    },
+                    made,
+                    charges: outlives.then(|| after.collect()),
+                    unmeasured: matches!(end, End::Missing),
+                    reported: false,
+                    released: matches!(end, End::Release),
                 };
                 self.reservations.insert(id, next);
                 let now = self.now;
@@ -294,8 +296,8 @@ impl Naive {
         let known = self.reservations.get(&id)?;
         // What was open until it expired is settled for as long again.
         let forgotten = match known.charges {
-            Some(_) => 2 * known.expires - known.made,
-            None => known.expires,
+            Some(_) if !known.unmeasured => 2 * known.expires - known.made,
+            _ => known.expires,
         };
         (forgotten > self.now || known.expires > self.now).then(|| known.clone())
     }
