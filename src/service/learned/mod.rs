@@ -52,8 +52,10 @@ type Shard = std::collections::HashMap<LearnKey, Entry, foldhash::quality::Rando
 #[derive(Debug, Default)]
 struct Entry {
     group: Group,
-    /// When it was last asked for or taught.
+    /// When it was last asked for or taught, as far as the time was known.
     used: Timestamp,
+    /// Whether that was since idle groups were last forgotten.
+    touched: bool,
     /// Whether that was since the last exchange.
     in_use: bool,
     /// Which exchange it took part in last.
@@ -99,7 +101,13 @@ impl Estimates {
         for shard in &self.shards {
             let mut shard = lock(shard);
             let before = shard.len();
-            shard.retain(|_, entry| entry.used.plus(IDLE) > now);
+            shard.retain(|_, entry| {
+                // The time it was used at may have been an old answer's.
+                if std::mem::take(&mut entry.touched) {
+                    entry.used = now;
+                }
+                entry.used.plus(IDLE) > now
+            });
             self.known.sub(signed(before - shard.len()));
         }
     }
@@ -162,6 +170,7 @@ impl Estimates {
         }
         let entry = shard.entry(group).or_default();
         entry.used = now;
+        entry.touched = true;
         entry.in_use = true;
         look(&mut entry.group)
     }

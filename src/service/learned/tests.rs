@@ -190,6 +190,7 @@ fn lock_of(estimates: &Estimates, group: LearnKey) -> bool {
 fn idle_groups_are_forgotten_and_none_too_early() {
     let (estimates, metrics) = estimates();
     estimates.record(group("a"), 20, start());
+    estimates.forget_idle();
     let end = start().plus(IDLE);
     estimates.tell_time(Timestamp::from_micros(end.as_micros() - LAG));
     estimates.forget_idle();
@@ -198,6 +199,16 @@ fn idle_groups_are_forgotten_and_none_too_early() {
     estimates.forget_idle();
     assert_eq!(metrics.estimate_groups.get(), 0);
     assert_eq!(metrics.estimate_groups_forgotten.get(), 0);
+}
+
+#[test]
+fn a_group_that_was_asked_for_before_the_time_was_known_is_not_idle() {
+    let (estimates, metrics) = estimates();
+    assert_eq!(estimates.learned(&learning(), group("a")), None);
+    estimates.tell_time(start());
+    estimates.forget_idle();
+    assert_eq!(metrics.estimate_groups.get(), 1);
+    assert_eq!(estimates.to_exchange().len(), 2);
 }
 
 #[test]

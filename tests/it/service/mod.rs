@@ -7,6 +7,7 @@ mod decision_table;
 mod dialects;
 mod hits;
 mod invalid;
+mod learned;
 mod limits;
 mod metrics;
 mod modes;
