@@ -3,7 +3,8 @@
 //!
 //! A simulation on the store's own clock: every call, report and retry happens at its simulated
 //! time, one after the other, so that a seed always gives the same run. A caller that is refused
-//! comes again when it was told to, or a little later.
+//! comes again when it was told to, or up to half a minute later. `docs/design/estimates.md` has the
+//! figures of more seeds.
 #![expect(
     clippy::unwrap_used,
     reason = "a test's scaffolding fails the test where it stands"
@@ -11,7 +12,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::time::Duration;
 
 use fastrand::Rng;
 use tollgate::limit::Timestamp;
@@ -105,7 +105,6 @@ struct Seen {
     /// What was used of all that the limit allowed.
     utilisation: f64,
     most_in_flight: usize,
-    calls: usize,
 }
 
 impl Run {
@@ -176,7 +175,7 @@ impl Run {
         let answer = self.replicas[replica].ask(&[&descriptor]).await;
         if answer.over_limit {
             let wait = answer.statuses[0].reset.unwrap();
-            let wait = u64::try_from(wait.as_micros()).unwrap() + self.rng.u64(..SECOND);
+            let wait = u64::try_from(wait.as_micros()).unwrap() + self.rng.u64(..30 * SECOND);
             self.plan(self.now + wait, Event::Ask { cost });
         } else {
             let id = metadata(&answer, "reservation").unwrap().to_owned();
@@ -221,7 +220,6 @@ impl Run {
             debt: share(deepest_debt(&self.admitted), BURST),
             utilisation: share(used, BURST + RATE * minutes),
             most_in_flight: self.most_in_flight,
-            calls: self.admitted.len(),
         }
     }
 }
@@ -254,40 +252,42 @@ fn deepest_debt(admitted: &[(u64, u64)]) -> u64 {
     u64::try_from(deepest / u128::from(MINUTE)).unwrap()
 }
 
-/// Learns for ten minutes, waits until all is paid for, and is busy again, from a full bucket.
+/// Learns for five minutes, waits until all is paid for, and is busy again, from a full bucket.
 async fn run(redis: &RedisServer, knowing: Knowing, costs: Costs, seed: u64) -> Seen {
     let mut run = Run::new(redis, knowing, costs, seed);
     if matches!(knowing, Knowing::Learned) {
-        let cold = run.busy(10).await;
+        let cold = run.busy(5).await;
         println!("{costs:?} {seed} cold start: {cold:.3?}");
         run.quiet(15);
     }
-    let seen = run.busy(20).await;
+    let seen = run.busy(15).await;
     println!("{costs:?} {seed} {knowing:?}: {seen:.3?}");
     seen
 }
 
-#[tokio::test]
-async fn what_concurrency_makes_of_a_limit_depends_on_what_is_known() {
+/// The three ways of knowing, side by side.
+async fn compare(costs: Costs, seed: u64) {
     let redis = RedisServer::shared();
-    for (costs, seed) in [
-        (Costs::Even, 1),
-        (Costs::Even, 2),
-        (Costs::Even, 3),
-        (Costs::Skewed, 4),
-        (Costs::Skewed, 5),
-        (Costs::Skewed, 6),
-    ] {
-        let exact = run(&redis, Knowing::Exact, costs, seed).await;
-        assert!(exact.minute <= 1.0, "{exact:?}");
-        assert!(exact.debt <= 0.0, "{exact:?}");
-        assert!(exact.utilisation >= 0.85, "{exact:?}");
+    let exact = run(&redis, Knowing::Exact, costs, seed).await;
+    assert!(exact.minute <= 1.0, "{exact:?}");
+    assert!(exact.debt <= 0.0, "{exact:?}");
+    assert!(exact.utilisation >= 0.85, "{exact:?}");
 
-        let learned = run(&redis, Knowing::Learned, costs, seed).await;
-        assert!(learned.minute <= 1.05, "{learned:?}");
-        assert!(learned.utilisation >= 0.85, "{learned:?}");
+    let learned = run(&redis, Knowing::Learned, costs, seed).await;
+    assert!(learned.minute <= 1.05, "{learned:?}");
+    assert!(learned.utilisation >= 0.85, "{learned:?}");
 
-        let nothing = run(&redis, Knowing::Nothing, costs, seed).await;
-        assert!(nothing.minute > 5.0, "{nothing:?}");
-    }
+    let nothing = run(&redis, Knowing::Nothing, costs, seed).await;
+    assert_eq!(nothing.most_in_flight, CALLERS, "all of them");
+    assert!(nothing.minute > 4.0, "{nothing:?}");
+}
+
+#[tokio::test]
+async fn costs_that_are_spread_evenly() {
+    compare(Costs::Even, 1).await;
+}
+
+#[tokio::test]
+async fn costs_of_which_most_are_small() {
+    compare(Costs::Skewed, 3).await;
 }

@@ -13,6 +13,7 @@ mod metrics;
 mod modes;
 mod presets;
 mod reload;
+mod replays;
 mod reports;
 mod reservations;
 mod retries;
