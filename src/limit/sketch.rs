@@ -13,7 +13,7 @@ const PER_OCTAVE: u64 = 1 << PRECISION;
 const LARGEST: u64 = (1 << 40) - 1;
 
 /// How many buckets there are.
-pub const SKETCH_BUCKETS: u16 = 592;
+const BUCKETS: usize = 592;
 
 /// How often amounts were seen, by bucket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +27,7 @@ impl Sketch {
     pub fn from_counts(counts: impl IntoIterator<Item = (u16, u32)>) -> Self {
         let mut sketch = Self::default();
         for (bucket, count) in counts {
-            if bucket < SKETCH_BUCKETS && count > 0 {
+            if usize::from(bucket) < BUCKETS && count > 0 {
                 sketch.add_to(bucket, count);
             }
         }
@@ -88,7 +88,7 @@ impl Sketch {
 /// Several sketches, of which each counts for as much as its weight says.
 #[derive(Clone, Debug)]
 pub struct Mixture {
-    weights: [u64; SKETCH_BUCKETS as usize],
+    weights: [u64; BUCKETS],
     total: u64,
 }
 
@@ -96,7 +96,7 @@ impl Mixture {
     /// Of nothing.
     pub const fn new() -> Self {
         Self {
-            weights: [0; SKETCH_BUCKETS as usize],
+            weights: [0; BUCKETS],
             total: 0,
         }
     }
@@ -178,6 +178,8 @@ mod tests {
 
     use super::*;
 
+    const END: u16 = 592;
+
     fn of(amounts: &[u64]) -> Sketch {
         let mut sketch = Sketch::default();
         for amount in amounts {
@@ -194,11 +196,11 @@ mod tests {
 
     #[test]
     fn every_bucket_has_its_middle_and_none_is_left_over() {
-        for bucket in 0..SKETCH_BUCKETS {
+        for bucket in 0..END {
             assert_eq!(bucket_of(middle_of(bucket)), bucket);
         }
-        assert_eq!(bucket_of(LARGEST), SKETCH_BUCKETS - 1);
-        assert_eq!(bucket_of(u64::MAX), SKETCH_BUCKETS - 1);
+        assert_eq!(bucket_of(LARGEST), END.strict_sub(1));
+        assert_eq!(bucket_of(u64::MAX), END.strict_sub(1));
     }
 
     #[test]
@@ -235,8 +237,7 @@ mod tests {
 
     #[test]
     fn counts_of_buckets_that_do_not_exist_are_left_out() {
-        let sketch =
-            Sketch::from_counts([(SKETCH_BUCKETS, 3), (u16::MAX, 1), (4, 0), (5, 2), (5, 1)]);
+        let sketch = Sketch::from_counts([(END, 3), (u16::MAX, 1), (4, 0), (5, 2), (5, 1)]);
         assert_eq!(sketch, of(&[5, 5, 5]));
     }
 
@@ -253,8 +254,8 @@ mod tests {
         ) {
             let told = quantile(&of(&amounts), thousandths).unwrap();
             amounts.sort_unstable();
-            let rank = (amounts.len() * usize::from(thousandths)).div_ceil(1000).max(1);
-            let exact = amounts[rank - 1];
+            let rank = amounts.len().strict_mul(usize::from(thousandths)).div_ceil(1000).max(1);
+            let exact = amounts[rank.strict_sub(1)];
             prop_assert!(told.abs_diff(exact) <= exact / 32, "{told} for {exact}");
         }
 

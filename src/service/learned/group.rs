@@ -88,7 +88,7 @@ impl Group {
     }
 
     /// What to tell the store and to ask it.
-    pub(super) fn to_exchange(&mut self, group: LearnKey, now: Timestamp) -> Vec<Samples> {
+    pub(super) fn news(&mut self, group: LearnKey, now: Timestamp) -> Vec<Samples> {
         self.advance(now);
         [&self.current, &self.before]
             .into_iter()

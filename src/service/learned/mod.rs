@@ -25,7 +25,7 @@ const SHARDS: usize = 50;
 const GROUPS_OF_SHARD: usize = 200;
 
 /// After how long a group that nobody asked for is forgotten: its samples are too old by then.
-const IDLE: Duration = Duration::from_mins(60);
+const IDLE: Duration = Duration::from_hours(1);
 
 const _: () = assert!(IDLE.as_secs() >= 2 * SLOT.as_secs());
 
@@ -134,7 +134,7 @@ impl Estimates {
                 shard.get_mut(&key).map_or_else(Vec::new, |entry| {
                     entry.in_use = false;
                     entry.exchanged = this;
-                    entry.group.to_exchange(key, now)
+                    entry.group.news(key, now)
                 })
             })
             .collect()

@@ -18,8 +18,11 @@ fn learning() -> Learning {
     }
 }
 
-fn group(name: impl ToString) -> LearnKey {
-    LearnKey::of(Identity::of(&["limit"]), [("k", name.to_string().as_str())])
+fn group(name: impl std::fmt::Display + Copy) -> LearnKey {
+    LearnKey::of(
+        Identity::of(&["limit"]),
+        [("k", format!("{name}").as_str())],
+    )
 }
 
 fn estimates() -> (Estimates, Metrics) {
@@ -41,7 +44,7 @@ fn p90(group: &mut Group, at: Timestamp) -> Option<u64> {
 
 #[test]
 fn nothing_is_said_before_there_are_enough_samples() {
-    let mut group = taught([10; ENOUGH as usize - 1], start());
+    let mut group = taught((1..ENOUGH).map(|_| 10), start());
     assert_eq!(p90(&mut group, start()), None);
     group.record(10, start());
     assert_eq!(p90(&mut group, start()), Some(10));
@@ -58,15 +61,15 @@ fn another_quantile_is_another_estimate() {
 
 #[test]
 fn the_slot_before_weighs_less_and_less() {
-    // Of a hundred old samples at 10, and forty new ones at 20, p90 is old only while a tenth of
-    // the weight is more than the new ones have; but those are more than a tenth at once.
+    // A hundred old samples of 20, forty new ones of 10: p90 is 20 while the old ones are more than
+    // a tenth of the weight.
     let mut group = taught([20; 100], start());
     let next = start().plus(SLOT);
     for _ in 0..40 {
         group.record(10, next);
     }
     assert_eq!(p90(&mut group, next), Some(20));
-    // The old ones are a tenth of the weight when each weighs 40 / 9 / 100 = 0.0444.
+    // They are a tenth when each weighs 40 / 9 / 100 = 0.0444.
     let fades = |thousandths: u32| next.plus(SLOT * thousandths / 1000);
     assert_eq!(p90(&mut group, fades(955)), Some(20));
     assert_eq!(p90(&mut group, fades(956)), Some(10));
@@ -115,7 +118,7 @@ fn a_clock_that_was_set_back_begins_anew_and_one_that_lags_does_not() {
 fn what_the_store_took_is_not_sent_again_and_what_came_meanwhile_is() {
     let mut group = taught([5; 3], start());
     let key = self::group("g");
-    let sent = group.to_exchange(key, start());
+    let sent = group.news(key, start());
     assert_eq!(
         sent.len(),
         2,
@@ -126,7 +129,7 @@ fn what_the_store_took_is_not_sent_again_and_what_came_meanwhile_is() {
     group.record(6, start());
     let all = Sketch::from_counts([(5, 30)]);
     group.exchanged(&sent[0], all, start());
-    let next = group.to_exchange(key, start());
+    let next = group.news(key, start());
     assert_eq!(next[0].new, Sketch::from_counts([(6, 1)]));
     assert_eq!(p90(&mut group, start()), Some(5));
 }
@@ -139,7 +142,7 @@ fn a_slot_is_asked_for_until_nobody_adds_to_it() {
     let late = over.plus(Duration::from_mins(2));
     let last = Timestamp::from_micros(late.as_micros() - 1);
     for at in [over, last, late, late.plus(TICK)] {
-        let sent = group.to_exchange(key, at);
+        let sent = group.news(key, at);
         let asked = sent.iter().any(|samples| samples.slot + 1 == sent[0].slot);
         assert_eq!(asked, at <= late, "{at:?}");
         for samples in sent {
@@ -177,12 +180,12 @@ fn groups_are_bounded_and_those_of_which_nothing_is_known_go_first() {
     }
     let oldest = names
         .iter()
-        .find(|name| lock_of(&estimates, group(name)))
+        .find(|name| knows(&estimates, group(name)))
         .unwrap();
     assert!(*oldest > 25_000, "{oldest} was kept for long");
 }
 
-fn lock_of(estimates: &Estimates, group: LearnKey) -> bool {
+fn knows(estimates: &Estimates, group: LearnKey) -> bool {
     estimates.shard(group).contains_key(&group)
 }
 
@@ -214,7 +217,7 @@ fn a_group_that_was_asked_for_before_the_time_was_known_is_not_idle() {
 #[test]
 fn an_exchange_is_bounded_and_everybody_has_a_turn() {
     let (estimates, _) = estimates();
-    for name in 0..EXCHANGED * 2 + 1 {
+    for name in 0..=EXCHANGED * 2 {
         estimates.record(group(name), 20, start());
     }
     let mut told = std::collections::HashSet::new();

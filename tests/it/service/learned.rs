@@ -146,7 +146,7 @@ async fn what_was_learned_never_makes_a_request_impossible_and_what_is_stated_co
     let stated = ["small=a tollgate.input_tokens=400 tollgate.output_tokens=0"];
     assert_eq!(taken(&limiter, &stated, &["small"]).await, [400]);
     // An hour later it is as if nothing had been.
-    limiter.advance(Duration::from_mins(60));
+    limiter.advance(Duration::from_hours(1));
     taken(&limiter, &small, &["small"]).await;
     assert_eq!(taken(&limiter, &small, &["small"]).await, [50]);
 }
