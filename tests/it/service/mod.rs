@@ -11,6 +11,7 @@ mod learned;
 mod limits;
 mod metrics;
 mod modes;
+mod names;
 mod presets;
 mod reload;
 mod replays;
