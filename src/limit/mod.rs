@@ -25,6 +25,7 @@ mod cost;
 mod decision;
 mod hold;
 mod rate;
+mod sketch;
 mod spec;
 mod time;
 
@@ -33,6 +34,7 @@ pub use cost::{Formula, MAX_MEASURED, Measure, Usage, WEIGHT_ONE, Weight};
 pub use decision::{Charge, Effect, Mode, Reading, Verdict, decide};
 pub use hold::{HeldCharge, MissingUsage, Settlement};
 pub use rate::{InvalidRate, Rate};
+pub use sketch::{Mixture, Sketch};
 pub use spec::{Algorithm, Limit, Oversize, WhenOver, ZeroCost};
 pub use time::Timestamp;
 
