@@ -1,6 +1,7 @@
 //! Two histories that broke a limiter of fixed windows elsewhere: what was used in them stays within
 //! what the limit allows, burst + rate × time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::limiter::{Limiter, metadata};
@@ -15,11 +16,11 @@ descriptors:
     limits: [{ name: window, rate: 1000/2s, cost: tokens, algorithm: fixed_window }]
 ";
 
-/// On both stores.
-fn limiters(name: &str) -> [Limiter; 2] {
+/// On both stores; the server lives as long as what is returned of it.
+fn limiters(name: &str) -> (Arc<RedisServer>, [Limiter; 2]) {
     let redis = RedisServer::shared();
     let [in_redis] = Limiter::replicas(&redis, name, RULES);
-    [Limiter::new(RULES), in_redis]
+    (redis, [Limiter::new(RULES), in_redis])
 }
 
 /// Reserves tokens; the reservation, if they fit.
@@ -40,7 +41,8 @@ async fn rest(limiter: &Limiter, key: &str) -> u64 {
 
 #[tokio::test]
 async fn a_late_settlement_makes_no_room_in_a_window_that_never_bore_the_charge() {
-    for limiter in limiters("replay-late") {
+    let (_server, limiters) = limiters("replay-late");
+    for limiter in limiters {
         for (key, most) in [("window", 1000), ("bucket", 1000 + 1000)] {
             // 900 are reserved; the window rolls; 200 are reserved; of the 900 only 10 were used.
             let first = reserve(&limiter, key, 900).await.expect("room");
@@ -63,7 +65,8 @@ async fn a_late_settlement_makes_no_room_in_a_window_that_never_bore_the_charge(
 
 #[tokio::test]
 async fn a_token_bucket_has_no_edge_to_wait_for() {
-    for limiter in limiters("replay-edge") {
+    let (_server, limiters) = limiters("replay-edge");
+    for limiter in limiters {
         // 900 at the end of one window, and as much as there is at the beginning of the next, one
         // second later: 1,900 where windows are fixed.
         limiter.advance(Duration::from_millis(1500));
