@@ -31,21 +31,28 @@ const RETRIES: [Duration; 3] = [
 
 /// Where a report came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
-    /// Envoy's own call at the end of a stream.
-    Envoy,
+pub enum Source {
+    /// Envoy's access log stream.
+    AccessLog,
     /// Our gRPC API, or our HTTP API.
     Api,
+    /// Envoy's own call at the end of a stream.
+    Envoy,
+    /// The body of an answer, as Envoy showed it while it passed.
+    ExtProc,
 }
 
 impl Source {
-    /// Both.
-    pub(super) const ALL: [Self; 2] = [Self::Envoy, Self::Api];
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::AccessLog, Self::Api, Self::Envoy, Self::ExtProc];
 
-    pub(super) const fn name(self) -> &'static str {
+    /// Its name, for a metric's label.
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::Envoy => "envoy",
+            Self::AccessLog => "access_log",
             Self::Api => "api",
+            Self::Envoy => "envoy",
+            Self::ExtProc => "ext_proc",
         }
     }
 }
