@@ -16,6 +16,7 @@ mod examples;
 mod layering;
 mod lifecycle;
 mod metrics_table;
+mod observed;
 mod reload;
 mod replicas;
 mod report_batch;

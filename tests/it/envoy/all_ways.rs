@@ -44,13 +44,11 @@ fn counts_of_streams() -> String {
             .collect();
         let keys = keys.join(", ");
         format!(
-            "                    rules:
-                    - rule:
+            "                    - rule:
                         selectors: [{keys}]
                         on_present: {{ metadata_namespace: tollgate.usage, key: {place}, type: NUMBER }}
 "
         )
-        .replace("                    rules:\n", "")
     };
     [
         "usage.prompt_tokens",

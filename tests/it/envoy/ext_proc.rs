@@ -96,12 +96,6 @@ fn an_envoy_that_waits_for_answers_gets_them() {
                 "failure_mode_allow: true",
                 "failure_mode_allow: false\n              message_timeout: 20s",
             );
-        let config = if mode == "STREAMED" {
-            config
-        } else {
-            // Not allowed together.
-            config.replace("failure_mode_allow: false", "failure_mode_allow: false")
-        };
         let stage = Stage::observing_as(config);
         let mut count = 0;
         for dialect in &DIALECTS[..4] {
