@@ -58,9 +58,10 @@ impl AccessLogService for AccessLog {
         let mut messages = request.into_inner();
         loop {
             let message = tokio::select! {
+                // First, because a busy stream always has a message.
                 biased;
-                message = messages.message() => message,
                 () = self.stopping.cancelled() => break,
+                message = messages.message() => message,
             };
             // However it ended, there is nobody to tell.
             let Ok(Some(message)) = message else { break };

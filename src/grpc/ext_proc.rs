@@ -81,7 +81,13 @@ async fn observe(
                 }
                 observer = Some(kept);
             }
-            (Seen::End, Some(over)) => over.report(&service).await,
+            (Seen::End, Some(over)) => {
+                over.report(&service).await;
+                // Envoy would keep the stream open for some seconds more.
+                if message.observability_mode {
+                    return;
+                }
+            }
             (_, None) => {}
         }
     }

@@ -235,3 +235,67 @@ fn text(header: &HeaderValue) -> String {
         String::from_utf8_lossy(&header.raw_value).into_owned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic::metadata::MetadataMap;
+
+    use super::*;
+
+    /// Shows a piece of a body and tells what was seen.
+    fn see(observer: &mut Observer, piece: &str) -> Seen {
+        let body = HttpBody {
+            body: piece.as_bytes().to_vec(),
+            ..HttpBody::default()
+        };
+        observer.see(&ProcessingRequest {
+            request: Some(Request::ResponseBody(body)),
+            ..ProcessingRequest::default()
+        })
+    }
+
+    fn observer() -> Observer {
+        let mut observer = Observer::new(Setup::of(&MetadataMap::new()).unwrap());
+        let head = ProcessingRequest {
+            request: Some(Request::ResponseHeaders(HttpHeaders::default())),
+            ..ProcessingRequest::default()
+        };
+        assert_eq!(observer.see(&head), Seen::Nothing);
+        observer
+    }
+
+    fn text(bytes: usize) -> String {
+        let text = "x".repeat(bytes);
+        format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n")
+    }
+
+    #[test]
+    fn what_was_used_so_far_is_told_every_thousand_tokens() {
+        let mut observer = observer();
+        let output = |tokens| Seen::SoFar(Reported::of_measures([None, None, None, Some(tokens)]));
+        assert_eq!(see(&mut observer, &text(3999)), Seen::Nothing);
+        assert_eq!(see(&mut observer, &text(1)), output(1000));
+        assert_eq!(see(&mut observer, &text(3999)), Seen::Nothing);
+        assert_eq!(see(&mut observer, &text(4001)), output(3000));
+    }
+
+    #[test]
+    fn what_the_provider_counts_as_it_goes_is_told_with_it() {
+        let mut observer = observer();
+        let usage = |output: u64| {
+            format!(
+                "data: {{\"usageMetadata\":{{\"promptTokenCount\":50,\"candidatesTokenCount\":{output}}}}}\n\n"
+            )
+        };
+        assert_eq!(see(&mut observer, &usage(999)), Seen::Nothing);
+        let measures = [Some(50), Some(0), Some(0), Some(1000)];
+        let told = Seen::SoFar(Reported::of_measures(measures));
+        assert_eq!(see(&mut observer, &usage(1000)), told);
+    }
+
+    #[test]
+    fn a_body_without_a_head_is_nobodys() {
+        let mut observer = Observer::new(Setup::of(&MetadataMap::new()).unwrap());
+        assert_eq!(see(&mut observer, &text(8000)), Seen::Nothing);
+    }
+}

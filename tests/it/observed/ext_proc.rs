@@ -65,10 +65,10 @@ impl Call {
     }
 
     /// With these pieces of a body.
-    fn body<'a>(mut self, pieces: impl IntoIterator<Item = &'a [u8]>) -> Self {
+    fn body<P: AsRef<[u8]>>(mut self, pieces: impl IntoIterator<Item = P>) -> Self {
         self.parts.extend(pieces.into_iter().map(|piece| {
             Part::ResponseBody(HttpBody {
-                body: piece.to_vec(),
+                body: piece.as_ref().to_vec(),
                 ..HttpBody::default()
             })
         }));
@@ -187,9 +187,7 @@ async fn an_error_used_nothing_if_it_is_the_providers() {
     let error = [(":status", "429"), ("content-type", "application/json")];
     for (id, details) in [("theirs", "via_upstream"), ("ours", "upstream_reset")] {
         server.admit(id).await;
-        let call = Call::new(Some(id), &error)
-            .body([&br#"{"error":{}}"#[..]])
-            .end();
+        let call = Call::new(Some(id), &error).body([br#"{"error":{}}"#]).end();
         show(&server, &[], Call { details, ..call }).await;
     }
     assert_eq!(server.taken("theirs").await, [0, 0, 0]);
@@ -204,7 +202,7 @@ async fn what_cannot_be_read_is_told_and_leaves_the_reservation() {
     for id in ["bad", "cut", "picture", "zstd", "silent"] {
         server.admit(id).await;
     }
-    let bad = [&br#"{"usage":{"prompt_tokens":-1,"completion_tokens":7}}"#[..]];
+    let bad = [br#"{"usage":{"prompt_tokens":-1,"completion_tokens":7}}"#];
     show(&server, &[], Call::new(Some("bad"), JSON).body(bad).end()).await;
     let cut = [&ANSWER.as_bytes()[..60]];
     show(&server, &[], Call::new(Some("cut"), JSON).body(cut)).await;
