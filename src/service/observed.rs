@@ -3,6 +3,8 @@
 //! Nobody waits for an answer here, and nobody will correct what was wrong: a problem is counted and
 //! logged, and the next observation goes on.
 
+use std::borrow::Cow;
+
 use super::Service;
 use super::api::{ApiError, ReportAnswer, Target};
 use super::report::Source;
@@ -59,16 +61,12 @@ impl Service {
         observed: Observed<'_>,
         id: Option<&str>,
     ) -> Result<ReportAnswer, ApiError> {
-        let only;
         let domain = match observed.domain {
-            Some(domain) => domain,
-            None => {
-                only = self.only_domain()?;
-                &only
-            }
+            Some(domain) => Cow::Borrowed(domain),
+            None => Cow::Owned(self.only_domain()?),
         };
         let target = Target {
-            domain,
+            domain: &domain,
             descriptors: observed.descriptors,
         };
         let (source, usage) = (observed.source, observed.usage);

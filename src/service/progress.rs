@@ -11,10 +11,5 @@ impl Service {
     /// only one that is configured is meant.
     ///
     /// It changes nothing yet: until the end a reservation holds what it held at admission.
-    #[expect(
-        clippy::unused_self,
-        clippy::needless_pass_by_value,
-        reason = "the seam for holds that grow while an answer streams"
-    )]
     pub fn progress(&self, _domain: Option<&str>, _id: &str, _so_far: Reported) {}
 }
