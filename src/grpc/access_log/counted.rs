@@ -80,17 +80,17 @@ fn found(data: &Struct) -> Result<Option<Reported>, &str> {
     // A document for each of the objects that an answer had at its root, in the order in which
     // Anthropic's streams tell them: `message`, then `usage`.
     let mut documents = BTreeMap::new();
-    for (key, value) in &data.fields {
-        let value = match value.kind.as_ref() {
-            Some(Kind::StringValue(text)) if text.trim_start().starts_with('{') => {
-                serde_json::from_str(text).map_err(|_| key.as_str())?
-            }
-            Some(kind) => match number(kind) {
-                Some(number) => Value::Number(number),
-                None if key.starts_with("usage") => return Err(key),
-                None => continue,
-            },
-            None => continue,
+    // Sorted, so that what is said twice always comes to the same.
+    let fields: BTreeMap<&String, _> = data.fields.iter().collect();
+    for (key, value) in fields {
+        let Some(value) = value
+            .kind
+            .as_ref()
+            .map(json)
+            .transpose()
+            .map_err(|()| key.as_str())?
+        else {
+            continue;
         };
         let (root, rest) = key.split_once('.').unwrap_or((key, ""));
         put(documents.entry(root).or_insert(Value::Null), rest, value);
@@ -106,6 +106,25 @@ fn found(data: &Struct) -> Result<Option<Reported>, &str> {
     }
     let measures = found.usage.map(|measures| measures.map(Some));
     Ok(measures.map(Reported::of_measures))
+}
+
+/// What the answer had there, as far as metadata can tell; an error where it was cut out wrongly.
+fn json(kind: &Kind) -> Result<Value, ()> {
+    match kind {
+        Kind::StringValue(text) if text.trim_start().starts_with('{') => {
+            serde_json::from_str(text).map_err(drop)
+        }
+        Kind::StringValue(text) => {
+            let number = number(kind).map(Value::Number);
+            Ok(number.unwrap_or_else(|| Value::String(text.clone())))
+        }
+        // What JSON has no number for is no count.
+        Kind::NumberValue(not) => {
+            let number = number(kind).map(Value::Number);
+            Ok(number.unwrap_or_else(|| Value::String(not.to_string())))
+        }
+        _ => Ok(Value::Null),
+    }
 }
 
 /// Puts a value where a path leads, and makes the way to it.

@@ -77,8 +77,9 @@ impl Observer {
 
     /// Takes a look at a message.
     pub(super) fn see(&mut self, message: &ProcessingRequest) -> Seen {
-        if let Some(id) = message.metadata_context.as_ref().and_then(reservation) {
-            self.id = Some(id.to_owned());
+        let id = message.metadata_context.as_ref().and_then(reservation);
+        if id.is_some() && id != self.id() {
+            self.id = id.map(ToOwned::to_owned);
         }
         match &message.request {
             Some(Request::RequestHeaders(headers)) => {

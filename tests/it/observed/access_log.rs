@@ -85,7 +85,9 @@ async fn usage_has_the_names_of_a_report_or_the_providers_own() {
             &[
                 ("usage.input_tokens", count(1016)),
                 ("usage.input_tokens_details.cached_tokens", count(204)),
-                ("usage.output_tokens", count(411)),
+                ("usage.output_tokens", text("411")),
+                ("usage.service_tier", text("standard")),
+                ("model", text("gpt")),
             ],
         ),
         (
@@ -165,7 +167,7 @@ async fn envoys_typed_record_counts_and_another_namespace_can_be_named() {
 #[tokio::test]
 async fn a_bad_entry_is_counted_and_those_beside_it_are_charged() {
     let server = Server::start(&["llm"]).await;
-    let bad: [(&str, &[(&str, Kind)]); 8] = [
+    let bad: [(&str, &[(&str, Kind)]); 9] = [
         ("negative", &[("output_tokens", Kind::NumberValue(-1.0))]),
         (
             "nan",
@@ -175,6 +177,7 @@ async fn a_bad_entry_is_counted_and_those_beside_it_are_charged() {
         ("large", &[("output_tokens", Kind::NumberValue(1e12 + 1.0))]),
         ("huge", &[("usage.output_tokens", Kind::NumberValue(1e300))]),
         ("words", &[("output_tokens", text("many"))]),
+        ("places", &[("message.usage.output_tokens", text("many"))]),
         ("no-json", &[("usage", text("{\"output_tokens\":"))]),
         (
             "contradiction",
@@ -200,11 +203,11 @@ async fn a_bad_entry_is_counted_and_those_beside_it_are_charged() {
         assert_eq!(server.taken(id).await, [900, 0, 300], "{id}");
     }
     let reports = series([
-        ("{result=\"invalid\",source=\"access_log\"}", 8),
+        ("{result=\"invalid\",source=\"access_log\"}", 9),
         ("{result=\"settled\",source=\"access_log\"}", 2),
     ]);
-    assert_eq!(server.reports(10).await, reports);
-    let problems = series([("{reason=\"bad_usage\",source=\"access_log\"}", 8)]);
+    assert_eq!(server.reports(11).await, reports);
+    let problems = series([("{reason=\"bad_usage\",source=\"access_log\"}", 9)]);
     assert_eq!(server.problems().await, problems);
     assert!(server.tollgate.log().contains("no usage can be reported"));
 }
