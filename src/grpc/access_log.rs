@@ -24,15 +24,12 @@ use tonic::{Request, Response, Status, Streaming};
 
 use self::counted::counted;
 use super::setup::{Setup, SetupError, reservation};
-use crate::service::{Observed, Service, Source, do_each};
+use crate::service::{Observed, Service, Source, do_each, used_nothing};
 use crate::usage::Reported;
 
 /// The largest message, in bytes. The first of a stream tells all about the Envoy that sends it,
 /// some 60 KiB, before any entry.
 const MAX_MESSAGE: usize = 16 << 20;
-
-/// What Envoy calls a response that came from upstream.
-pub(super) const VIA_UPSTREAM: &str = "via_upstream";
 
 pub(super) fn server(
     service: Service,
@@ -107,7 +104,7 @@ async fn take(service: &Service, setup: &Result<Setup, SetupError>, entry: &Http
     }
     let usage = match counted(metadata, &setup.usage) {
         Ok(Some(usage)) => usage,
-        Ok(None) if is_refused_by_provider(entry) => Reported::of_measures([Some(0); 4]),
+        Ok(None) if is_without_use(entry) => Reported::of_measures([Some(0); 4]),
         Ok(None) => {
             service.observation_without_usage(Source::AccessLog, "no_usage");
             Reported::default()
@@ -139,10 +136,10 @@ fn is_of_a_call(common: &AccessLogCommon) -> bool {
     is_last && !flags.is_some_and(|flags| flags.rate_limited)
 }
 
-/// Whether the provider answered with an error: it used nothing then.
-fn is_refused_by_provider(entry: &HttpAccessLogEntry) -> bool {
+/// Whether nothing can have been used.
+fn is_without_use(entry: &HttpAccessLogEntry) -> bool {
     entry.response.as_ref().is_some_and(|response| {
         let code = response.response_code.as_ref().map_or(0, |code| code.value);
-        code >= 400 && response.response_code_details == VIA_UPSTREAM
+        used_nothing(code, &response.response_code_details)
     })
 }

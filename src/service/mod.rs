@@ -12,6 +12,7 @@ mod headers;
 mod ids;
 mod learned;
 mod observed;
+mod origin;
 mod outcome;
 mod plan;
 mod policy;
@@ -35,6 +36,7 @@ pub use api::{
 pub use batch::{MAX_REPORTS, check_batch, do_each};
 pub use control::{Control, Facts, PREFIX as CONTROL_PREFIX, Phase};
 pub use observed::Observed;
+pub use origin::used_nothing;
 pub use report::Source;
 pub use request::{
     Descriptor, MAX_ADDEND, MAX_DESCRIPTORS, MAX_ENTRIES, MAX_TEXT, Request, RequestError,

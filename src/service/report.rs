@@ -14,6 +14,7 @@ use super::admission::RETRY_TIME;
 use super::api::{BucketView, ReportAnswer, ReportResult};
 use super::control::Control;
 use super::ids::id_of_retry;
+use super::origin::never_sent;
 use super::plan::{Addend, Plan};
 use super::policy::Policy;
 use super::request::{Request, RequestError};
@@ -304,6 +305,9 @@ fn usage(request: &Request<'_>, control: &Control<'_>, source: Source) -> Option
     }
     Some(match (largest, source) {
         // Envoy's stream-done call sends a zero where it found no usage.
+        (None, _) | (Some(0), Source::Envoy) if control.outcome.is_some_and(never_sent) => {
+            Usage::Measured([0; 4])
+        }
         (None, _) | (Some(0), Source::Envoy) => Usage::Missing,
         (Some(total), _) => Usage::Total(total),
     })

@@ -114,14 +114,12 @@ fn json(kind: &Kind) -> Result<Value, ()> {
         Kind::StringValue(text) if text.trim_start().starts_with('{') => {
             serde_json::from_str(text).map_err(drop)
         }
+        // What is no count, `NaN` for one, is left to the reader to judge.
         Kind::StringValue(text) => {
-            let number = number(kind).map(Value::Number);
-            Ok(number.unwrap_or_else(|| Value::String(text.clone())))
+            Ok(number(kind).map_or_else(|| text.clone().into(), Value::Number))
         }
-        // What JSON has no number for is no count.
         Kind::NumberValue(not) => {
-            let number = number(kind).map(Value::Number);
-            Ok(number.unwrap_or_else(|| Value::String(not.to_string())))
+            Ok(number(kind).map_or_else(|| not.to_string().into(), Value::Number))
         }
         _ => Ok(Value::Null),
     }

@@ -6,9 +6,8 @@ use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_request::Request;
 use envoy_types::pb::envoy::service::ext_proc::v3::{HttpBody, HttpHeaders, ProcessingRequest};
 
-use super::super::access_log::VIA_UPSTREAM;
 use super::super::setup::{Setup, reservation, text_in};
-use crate::service::{Observed, Service, Source};
+use crate::service::{Observed, Service, Source, used_nothing};
 use crate::usage::{End, Found, Reader, Reported, ResponseHead, SoFar};
 
 /// How many tokens of an answer come between two reports of what was used so far.
@@ -45,8 +44,8 @@ pub(super) struct Observer {
 /// An answer that began.
 #[derive(Debug)]
 struct Answer {
-    /// Whether the provider answered with an error.
-    refused_by_provider: bool,
+    /// Whether nothing can have been used, unless the body says otherwise.
+    without_use: bool,
     reader: Reader,
     /// How many tokens of it were reported so far.
     told: u64,
@@ -111,11 +110,10 @@ impl Observer {
     fn see_head(&mut self, headers: &HttpHeaders, details: Option<&str>) {
         let headers = headers.headers.as_ref();
         let status = header(headers, ":status").and_then(|status| status.parse().ok());
-        let is_error = status.is_some_and(|status: u16| status >= 400);
         let content_type = header(headers, "content-type");
         let content_encoding = header(headers, "content-encoding");
         self.answer = Some(Answer {
-            refused_by_provider: is_error && details == Some(VIA_UPSTREAM),
+            without_use: used_nothing(status.unwrap_or_default(), details.unwrap_or_default()),
             reader: Reader::new(&ResponseHead {
                 content_type: content_type.as_deref(),
                 content_encoding: content_encoding.as_deref(),
@@ -202,7 +200,7 @@ impl Answer {
             // What was written is paid for, also where its count would have come at the end.
             None => Ok(used(&so_far, written(&so_far))),
             Some("bad_count") => Err("bad_count"),
-            Some(_) if self.refused_by_provider => Ok(Reported::of_measures([Some(0); 4])),
+            Some(_) if self.without_use => Ok(Reported::of_measures([Some(0); 4])),
             Some("no_usage") if !self.complete => Err(End::CutShort.name()),
             Some(reason) => Err(reason),
         }

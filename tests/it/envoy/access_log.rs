@@ -44,6 +44,15 @@ fn an_error_of_the_provider_costs_a_request_and_no_tokens() {
 }
 
 #[test]
+fn a_request_that_no_provider_got_costs_no_tokens() {
+    let mut stage = Stage::observing("access_log");
+    stage.upstream.stop();
+    assert_eq!(stage.ask(&chat("unlucky", false)).status, 503);
+    assert_eq!(stage.reports(ALS, 1), counts([("settled", 1)]));
+    assert_eq!(stage.levels("tenant", "unlucky"), left(0, 0, 0, 0));
+}
+
+#[test]
 fn what_was_told_before_the_client_hung_up_is_charged() {
     let stage = Stage::observing("access_log");
     let request = prompt("/v1/messages", "hasty", true)

@@ -69,6 +69,15 @@ fn an_error_of_the_provider_costs_a_request_and_no_tokens() {
 }
 
 #[test]
+fn a_request_that_no_provider_got_costs_no_tokens() {
+    let mut stage = Stage::observing("ext_proc");
+    stage.upstream.stop();
+    assert_eq!(stage.ask(&chat("unlucky", false)).status, 503);
+    assert_eq!(stage.reports(EXT_PROC, 1), counts([("settled", 1)]));
+    assert_eq!(stage.levels("tenant", "unlucky"), left(0, 0, 0, 0));
+}
+
+#[test]
 fn a_refused_request_is_not_reported() {
     let stage = Stage::observing("ext_proc");
     let first = chat("small", false)
