@@ -81,12 +81,14 @@ async fn observe(
                 }
                 observer = Some(kept);
             }
+            // Envoy would keep the stream open for some seconds more.
+            (Seen::End, Some(over)) if message.observability_mode => {
+                return over.report(&service).await;
+            }
+            // Trailers may come, and be waited for, while the store is slow.
             (Seen::End, Some(over)) => {
-                over.report(&service).await;
-                // Envoy would keep the stream open for some seconds more.
-                if message.observability_mode {
-                    return;
-                }
+                let service = service.clone();
+                tokio::spawn(async move { over.report(&service).await });
             }
             (_, None) => {}
         }

@@ -21,6 +21,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Request;
 
+use crate::usage::fixture::{ALL, directory};
+
 use super::fixture::{RATELIMIT, Server, metadata, reservation, series, text};
 
 const USAGE: &str = "tollgate.usage";
@@ -124,6 +126,45 @@ async fn usage_has_the_names_of_a_report_or_the_providers_own() {
     send(&server, &[], vec![message(entries)]).await;
     for (id, _) in usages {
         assert_eq!(server.taken(id).await, [812, 204, 411], "{id}");
+    }
+}
+
+/// The numbers in a document, each by its place.
+fn places(document: &serde_json::Value, place: &str, found: &mut Vec<(String, Kind)>) {
+    if let Some(object) = document.as_object() {
+        for (key, value) in object {
+            places(value, &format!("{place}.{key}"), found);
+        }
+    } else if let Some(number) = document.as_f64() {
+        let place = place.trim_start_matches('.').to_owned();
+        found.push((place, Kind::NumberValue(number)));
+    }
+}
+
+#[tokio::test]
+async fn counts_by_their_places_come_to_the_same_as_the_whole_answer() {
+    let server = Server::start(&["llm"]).await;
+    for (name, expected) in ALL {
+        let text = std::fs::read_to_string(directory().join(name)).unwrap();
+        let Ok(document @ serde_json::Value::Object(_)) = serde_json::from_str(&text) else {
+            continue;
+        };
+        let mut found = Vec::new();
+        places(&document, "", &mut found);
+        let usage: Vec<_> = found
+            .iter()
+            .map(|(place, count)| (place.as_str(), count.clone()))
+            .collect();
+        server.admit(name).await;
+        send(&server, &[], vec![message([used(name, &usage)])]).await;
+        let taken = match expected {
+            Some(measures) => {
+                let [input, read, write, output] = measures.map(u64::cast_signed);
+                [input, read + write, output]
+            }
+            None => [900, 0, 300],
+        };
+        assert_eq!(server.taken(name).await, taken, "{name}");
     }
 }
 
