@@ -32,6 +32,7 @@ pub struct Metrics {
     decisions: IntCounterVec,
     hits: IntCounterVec,
     reports: IntCounterVec,
+    observation_problems: IntCounterVec,
     invalid_requests: IntCounterVec,
     store_errors: IntCounterVec,
     reservations_ended: IntCounterVec,
@@ -180,6 +181,11 @@ impl Metrics {
                 "Usage reports, by source and result.",
                 &["source", "result"],
             )?,
+            observation_problems: made.counters(
+                "tollgate_observation_problems_total",
+                "Answers seen in the access log or by ext_proc that tell no usage, by reason.",
+                &["source", "reason"],
+            )?,
             invalid_requests: made.counters(
                 "tollgate_invalid_requests_total",
                 "Requests answered with an error, by reason.",
@@ -292,11 +298,26 @@ impl Metrics {
         }
     }
 
-    /// Counts a report from `source` (`envoy`, `api`).
+    /// Counts a report from `source`.
     pub fn count_report(&self, source: &'static str, result: ReportLabel) {
         self.reports
             .with_label_values(&[source, result.name()])
             .inc();
+    }
+
+    /// Counts an answer that somebody saw, and that tells no usage.
+    pub fn count_observation_problem(&self, source: &'static str, reason: &'static str) {
+        self.observation_problems
+            .with_label_values(&[source, reason])
+            .inc();
+    }
+
+    /// Has a series of these sources told although nothing happened yet.
+    pub fn expect_observation_problems(&self, sources: &[&str]) {
+        for source in sources {
+            self.observation_problems
+                .with_label_values(&[*source, "no_usage"]);
+        }
     }
 
     /// Counts a request that was answered with an error.

@@ -82,7 +82,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TIME", env = "TOLLGATE_HOLD_TIME", default_value = "1h", value_parser = duration)]
     pub hold_time: Duration,
 
-    /// Where to serve gRPC: Envoy's rate-limit API, tollgate.v1, health.
+    /// Where to serve gRPC: Envoy's APIs (rate limits, access log, external processing), tollgate.v1, health.
     #[arg(
         long,
         value_name = "ADDR",

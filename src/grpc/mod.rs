@@ -1,13 +1,18 @@
-//! The gRPC edge: Envoy's rate-limit API and our own. The only place that names generated types.
+//! The gRPC edge: Envoy's rate-limit API, its access log stream, its external processing, and our
+//! own API. The only place that names generated types.
 
+mod access_log;
 mod api;
 pub mod client;
+mod ext_proc;
 mod rls;
+mod setup;
 
 use std::future::Future;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
@@ -33,9 +38,11 @@ pub mod proto {
 }
 
 /// The names under which gRPC health checks find us.
-const HEALTH_NAMES: [&str; 4] = [
+const HEALTH_NAMES: [&str; 6] = [
     "",
     "ratelimit",
+    "envoy.service.accesslog.v3.AccessLogService",
+    "envoy.service.ext_proc.v3.ExternalProcessor",
     "envoy.service.ratelimit.v3.RateLimitService",
     "tollgate.v1.Tollgate",
 ];
@@ -78,10 +85,18 @@ pub async fn serve(
     health: Health,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
+    let stopping = CancellationToken::new();
+    let stop = stopping.clone();
+    let shutdown = async move {
+        shutdown.await;
+        stop.cancel();
+    };
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .add_service(rls::server(service.clone()))
+        .add_service(access_log::server(service.clone(), stopping))
+        .add_service(ext_proc::server(service.clone()))
         .add_service(api::server(service))
         .add_service(tonic_health::pb::health_server::HealthServer::new(
             tonic_health::server::HealthService::from_health_reporter(health.0),

@@ -224,12 +224,14 @@ impl Service {
         usage: Reported,
         target: &Target<'_>,
     ) -> Result<ReportAnswer, ApiError> {
-        let answer = self.settle_uncounted(id, usage, target).await;
+        let answer = self.settle_from(Source::Api, id, usage, target).await;
         self.counted(answer)
     }
 
-    async fn settle_uncounted(
+    /// The same for a source, without counting what was refused.
+    pub(super) async fn settle_from(
         &self,
+        source: Source,
         id: &str,
         usage: Reported,
         target: &Target<'_>,
@@ -252,7 +254,7 @@ impl Service {
             counts,
             ..reporting()
         };
-        heard(self.report(policy, &request, &control, Source::Api).await?)
+        heard(self.report(policy, &request, &control, source).await?)
     }
 
     /// Has a reservation grow to what was used so far, and live on from now: one that reports
@@ -306,23 +308,33 @@ impl Service {
         target: &Target<'_>,
         usage: Reported,
     ) -> Result<ReportAnswer, ApiError> {
-        let answer = self.report_usage_uncounted(target, usage).await;
+        let answer = self
+            .report_usage_from(Source::Api, None, usage, target)
+            .await;
         self.counted(answer)
     }
 
-    async fn report_usage_uncounted(
+    /// The same for a source, without counting what was refused. With a request id, what comes
+    /// twice is charged once.
+    pub(super) async fn report_usage_from(
         &self,
-        target: &Target<'_>,
+        source: Source,
+        request_id: Option<&str>,
         usage: Reported,
+        target: &Target<'_>,
     ) -> Result<ReportAnswer, ApiError> {
         let (request, counts) = request(target, usage)?;
+        let request = Request {
+            request_id,
+            ..request
+        };
         request.check()?;
         let policy = self.known(target.domain)?;
         let control = Control {
             counts,
             ..reporting()
         };
-        heard(self.report(policy, &request, &control, Source::Api).await?)
+        heard(self.report(policy, &request, &control, source).await?)
     }
 
     /// Counts a report that was refused before it came here.

@@ -25,7 +25,7 @@ pub struct Control<'a> {
     pub id: Option<&'a str>,
     /// The priority class.
     pub priority: Option<&'a str>,
-    /// How the response ended, as the caller calls it.
+    /// How the response ended, in the words of Envoy's response code details.
     pub outcome: Option<&'a str>,
     /// What was counted, in the order of [`Measure::TOKENS`](crate::limit::Measure::TOKENS);
     /// `None`: nobody counted.

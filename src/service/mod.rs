@@ -11,12 +11,13 @@ mod cost;
 mod headers;
 mod ids;
 mod learned;
+mod observed;
+mod origin;
 mod outcome;
 mod plan;
 mod policy;
 mod report;
 mod request;
-mod unsent;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,9 @@ pub use api::{
 };
 pub use batch::{MAX_REPORTS, check_batch, do_each};
 pub use control::{Control, Facts, PREFIX as CONTROL_PREFIX, Phase};
+pub use observed::Observed;
+pub use origin::used_nothing;
+pub use report::Source;
 pub use request::{
     Descriptor, MAX_ADDEND, MAX_DESCRIPTORS, MAX_ENTRIES, MAX_TEXT, Request, RequestError,
     RequestedLimit,
@@ -78,6 +82,7 @@ struct Inner {
     store_seen: AtomicBool,
     store_errors: Throttle,
     invalid_requests: Throttle,
+    observation_problems: Throttle,
     /// Reports that go on although nobody waits for their answer.
     reports: TaskTracker,
 }
@@ -86,7 +91,8 @@ impl Service {
     /// A service with no domains yet.
     pub fn new(store: Store, metrics: Metrics, options: Options) -> Self {
         metrics.expect_store_errors(&StoreError::KINDS);
-        metrics.expect_reports(&report::Source::ALL.map(report::Source::name));
+        metrics.expect_reports(&Source::ALL.map(Source::name));
+        metrics.expect_observation_problems(&observed::SOURCES.map(Source::name));
         let estimates = Estimates::new(&metrics);
         Self(Arc::new(Inner {
             store,
@@ -98,6 +104,7 @@ impl Service {
             store_seen: AtomicBool::new(false),
             store_errors: Throttle::new(Duration::from_secs(1)),
             invalid_requests: Throttle::new(Duration::from_secs(1)),
+            observation_problems: Throttle::new(Duration::from_secs(1)),
             reports: TaskTracker::new(),
         }))
     }

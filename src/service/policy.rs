@@ -51,6 +51,12 @@ impl Policies {
         self.domains.get(domain)
     }
 
+    /// The domain, where there is exactly one.
+    pub(super) fn only(&self) -> Option<&Arc<Policy>> {
+        let mut domains = self.domains.values();
+        domains.next().filter(|_| domains.next().is_none())
+    }
+
     /// Whether a configuration was ever loaded, be it an empty one.
     pub(super) const fn is_installed(&self) -> bool {
         self.installed

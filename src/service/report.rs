@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use super::Service;
 use super::admission::RETRY_TIME;
 use super::api::{BucketView, ReportAnswer, ReportResult};
 use super::control::Control;
 use super::ids::id_of_retry;
+use super::origin::never_sent;
 use super::plan::{Addend, Plan};
 use super::policy::Policy;
 use super::request::{Request, RequestError};
-use super::{Service, unsent};
 use crate::limit::{Limit, Settlement, Timestamp, Usage};
 use crate::metrics::ReportLabel;
 use crate::rules::BucketKey;
@@ -31,21 +32,28 @@ const RETRIES: [Duration; 3] = [
 
 /// Where a report came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
-    /// Envoy's own call at the end of a stream.
-    Envoy,
+pub enum Source {
+    /// Envoy's access log stream.
+    AccessLog,
     /// Our gRPC API, or our HTTP API.
     Api,
+    /// Envoy's own call at the end of a stream.
+    Envoy,
+    /// The body of an answer, as Envoy showed it while it passed.
+    ExtProc,
 }
 
 impl Source {
-    /// Both.
-    pub(super) const ALL: [Self; 2] = [Self::Envoy, Self::Api];
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::AccessLog, Self::Api, Self::Envoy, Self::ExtProc];
 
-    pub(super) const fn name(self) -> &'static str {
+    /// Its name, for a metric's label.
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::Envoy => "envoy",
+            Self::AccessLog => "access_log",
             Self::Api => "api",
+            Self::Envoy => "envoy",
+            Self::ExtProc => "ext_proc",
         }
     }
 }
@@ -113,14 +121,9 @@ impl Service {
             ),
             (None, None) => (self.0.ids.new_id(), RETRY_TIME),
         };
-        let unsent = control.outcome.is_some_and(unsent::never_sent);
-        let settlement = match usage {
-            Usage::Missing if unsent => Settlement::Release,
-            usage => Settlement::Settle(usage),
-        };
         let ending = Ending {
             key: HoldKey::of(&policy.name, &id),
-            settlement,
+            settlement: Settlement::Settle(usage),
             fallback: charges,
             lifetime,
         };
@@ -273,7 +276,9 @@ impl Service {
             return;
         };
         for charge in &record.charges {
-            if let (Some(group), Some(cost)) = (charge.group, charge.held.token_cost(usage)) {
+            // Nothing was used where nothing was answered: that is no example of an answer.
+            let cost = charge.held.token_cost(usage).filter(|cost| *cost > 0);
+            if let (Some(group), Some(cost)) = (charge.group, cost) {
                 self.0.estimates.record(group, cost, now);
             }
         }
@@ -341,6 +346,9 @@ fn usage(request: &Request<'_>, control: &Control<'_>, source: Source) -> Option
     }
     Some(match (largest, source) {
         // Envoy's stream-done call sends a zero where it found no usage.
+        (None, _) | (Some(0), Source::Envoy) if control.outcome.is_some_and(never_sent) => {
+            Usage::Measured([0; 4])
+        }
         (None, _) | (Some(0), Source::Envoy) => Usage::Missing,
         (Some(total), _) => Usage::Total(total),
     })

@@ -105,7 +105,6 @@ enum State {
     Open,
     Unmeasured,
     Settled,
-    Released,
     Reported,
 }
 
@@ -118,8 +117,7 @@ impl Call {
     fn step(&mut self, step: Step, [input, output]: [u64; 2]) {
         let actual = [1, input + output, input + 5 * output];
         match (self.state, step) {
-            (State::Unknown | State::Released, Step::Admit) => {
-                // What was released and comes again is charged beside what is left: nothing.
+            (State::Unknown, Step::Admit) => {
                 self.state = State::Open;
                 self.charged = [1, 800, 900];
             }
@@ -150,9 +148,9 @@ impl Call {
                 self.state = State::Unmeasured;
                 self.charged[2] = 0;
             }
-            (State::Open, Step::NotSent) => {
-                self.state = State::Released;
-                self.charged = [0; 3];
+            (State::Open | State::Unmeasured, Step::NotSent) => {
+                self.state = State::Settled;
+                self.charged = [1, 0, 0];
             }
             // Descriptors say what to charge before anybody was admitted.
             (State::Unknown, Step::AccessLog { found: true }) if input + output > 0 => {

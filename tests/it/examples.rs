@@ -17,6 +17,9 @@ use crate::support::served::run;
 
 const TOLLGATE_IN_ISTIO: &str = "outbound|8081||tollgate.tollgate.svc.cluster.local";
 
+/// The examples that have a configuration of Envoy.
+const WITH_ENVOY: [&str; 5] = ["access_log", "ext_proc", "quickstart", "redis", "settle"];
+
 fn top() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -53,7 +56,7 @@ fn assert_envoy_accepts(config: &Path) {
 
 #[test]
 fn envoy_accepts_every_example() {
-    for name in ["quickstart", "redis", "settle"] {
+    for name in WITH_ENVOY {
         assert_envoy_accepts(&example(name).join("envoy.yaml"));
     }
 }
@@ -75,7 +78,7 @@ fn configurations(directory: &Path) -> Vec<PathBuf> {
 #[test]
 fn check_accepts_every_example() {
     let files = configurations(&top().join("examples"));
-    assert!(files.len() >= 4, "{files:?}");
+    assert!(files.len() >= 6, "{files:?}");
     for file in files {
         let file = file.to_str().unwrap();
         let ran = run(&["check", file]);
@@ -89,7 +92,7 @@ fn check_accepts_every_example() {
 
 #[test]
 fn every_port_of_an_example_is_used_once() {
-    for name in ["quickstart", "redis", "settle"] {
+    for name in WITH_ENVOY {
         let text = std::fs::read_to_string(example(name).join("envoy.yaml")).unwrap();
         let (comments, lines): (Vec<_>, Vec<_>) = text
             .lines()

@@ -56,7 +56,7 @@ const TABLE: &[Layer] = &[
                                                                         &["arc_swap", "base64", "blake3", "foldhash", "jiff", "serde_json", "smallvec", "thiserror", "tokio", "tokio_util", "tracing"]),
     // The edges.
     layer("grpc",          &["limit", "rules", "config", "metrics", "health", "service", "usage"],
-                                                                        &["envoy_types", "prost", "serde", "thiserror", "tokio", "tonic", "tonic_health", "tonic_prost", "tracing"]),
+                                                                        &["envoy_types", "prost", "serde", "serde_json", "thiserror", "tokio", "tokio_stream", "tokio_util", "tonic", "tonic_health", "tonic_prost", "tracing"]),
     layer("admin",         &["limit", "rules", "config", "metrics", "health", "service", "usage"],
                                                                         &["axum", "base64", "hyper", "hyper_util", "serde", "serde_json", "tokio", "tokio_util", "tower", "tracing"]),
     // Composition. `tonic` and `prometheus` are the names of errors.

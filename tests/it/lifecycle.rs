@@ -40,9 +40,11 @@ descriptors:
 pub(crate) const SOON: Duration = Duration::from_millis(500);
 
 /// The names that load balancers and orchestrators ask health for.
-const HEALTH_NAMES: [&str; 4] = [
+const HEALTH_NAMES: [&str; 6] = [
     "",
     "ratelimit",
+    "envoy.service.accesslog.v3.AccessLogService",
+    "envoy.service.ext_proc.v3.ExternalProcessor",
     "envoy.service.ratelimit.v3.RateLimitService",
     "tollgate.v1.Tollgate",
 ];
@@ -72,8 +74,8 @@ pub(crate) fn remaining(answer: &RateLimitResponse) -> Option<u32> {
 }
 
 /// What gRPC health says under each of its names.
-async fn healths(connection: &Channel) -> [ServingStatus; 4] {
-    let mut said = [ServingStatus::Unknown; 4];
+async fn healths(connection: &Channel) -> [ServingStatus; 6] {
+    let mut said = [ServingStatus::Unknown; 6];
     for (said, name) in said.iter_mut().zip(HEALTH_NAMES) {
         *said = health_of(connection, name).await;
     }
@@ -150,14 +152,14 @@ async fn health_is_the_same_under_all_its_names_and_over_http() {
     until_health(&connection, Serving).await;
     // Both are moved by one hand, though not at one instant.
     until_probes(&tollgate, [(200, "ready"), (200, "OK")]).await;
-    assert_eq!(healths(&connection).await, [Serving; 4]);
+    assert_eq!(healths(&connection).await, [Serving; 6]);
     assert!(admitted(&ask(&client, asked("deny")).await));
 
     tollgate.signal("-TERM");
     let begun = clock::instant();
     until_health(&connection, NotServing).await;
     until_probes(&tollgate, [(503, "draining"), (500, "")]).await;
-    while healths(&connection).await != [NotServing; 4] {
+    while healths(&connection).await != [NotServing; 6] {
         assert!(begun.elapsed() < SOON, "{:?}", healths(&connection).await);
     }
     let waited = begun.elapsed();
@@ -166,7 +168,7 @@ async fn health_is_the_same_under_all_its_names_and_over_http() {
     let alive = http::send(tollgate.http, "GET", "/livez", b"").await;
     assert_eq!(alive.status, 200);
     assert!(admitted(&ask(&client, asked("deny")).await));
-    assert_eq!(healths(&connection).await, [NotServing; 4]);
+    assert_eq!(healths(&connection).await, [NotServing; 6]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

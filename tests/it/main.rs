@@ -19,6 +19,7 @@ mod leaks;
 mod learned;
 mod lifecycle;
 mod metrics_table;
+mod observed;
 mod overshoot;
 mod reload;
 mod replicas;

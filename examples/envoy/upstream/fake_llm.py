@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A fake LLM provider: answers as four real ones would, and costs what it is told to.
+"""A fake LLM provider: answers as five real ones would, and costs what it is told to.
 
     fake_llm.py [--port 8000] [--exit-with-stdin]
 
@@ -11,10 +11,13 @@ loopback only, and stops on SIGTERM, on SIGINT and, if asked to, when its stdin 
     POST /v1/messages                             Anthropic
     POST /v1beta/models/NAME:generateContent      Gemini
     POST /v1beta/models/NAME:streamGenerateContent?alt=sse
+    POST /model/NAME/converse                     Bedrock Converse
+    POST /model/NAME/converse-stream              the same, as AWS's event stream
     GET  /healthz                                 200
     GET  /fake/stats                              {"requests", "open", "finished", "hung_up"}
 
-`"stream": true` in the body asks for server-sent events, except from Gemini, where the path does.
+`"stream": true` in the body asks for server-sent events, except from Gemini and Bedrock, where the
+path does.
 Request headers say what happens; all are optional:
 
     x-fake-input-tokens        prompt tokens that no cache served; else the body's length / 4
@@ -30,8 +33,8 @@ Request headers say what happens; all are optional:
     x-fake-status              answer with that error status
 
 The first four and the output are disjoint, and each provider sums them up in its own way: OpenAI's
-and Gemini's prompt counts contain the cached tokens, Anthropic's does not; OpenAI's and
-Anthropic's output counts contain reasoning, Gemini's candidates count does not.
+and Gemini's prompt counts contain the cached tokens, Anthropic's and Bedrock's do not; OpenAI's,
+Anthropic's and Bedrock's output counts contain reasoning, Gemini's candidates count does not.
 """
 
 import argparse
@@ -40,8 +43,10 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
+import zlib
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -85,10 +90,12 @@ class Plan:
             return int(text)
 
         generation = body.get("generationConfig")
+        inference = body.get("inferenceConfig")
         limits = [
             body.get("max_completion_tokens"),
             body.get("max_output_tokens"),
             body.get("max_tokens"),
+            inference.get("maxTokens") if isinstance(inference, dict) else None,
             generation.get("maxOutputTokens") if isinstance(generation, dict) else None,
         ]
         output = number("x-fake-output-tokens", next((n for n in limits if isinstance(n, int)), 20))
@@ -338,6 +345,67 @@ class Gemini:
         return {"error": {"code": status, "message": text, "status": "FAKE_ERROR"}}
 
 
+class Bedrock:
+    """Converse. A stream is binary, and its last message has the usage."""
+
+    json_type = "application/json"
+    sse_type = "application/vnd.amazon.eventstream"
+
+    @staticmethod
+    def usage(plan):
+        return {
+            "inputTokens": plan.input,
+            "outputTokens": plan.output,
+            "totalTokens": plan.prompt + plan.output,
+            "cacheReadInputTokens": plan.cache_read,
+            "cacheWriteInputTokens": plan.cache_write,
+        }
+
+    @classmethod
+    def answer(cls, plan):
+        answer = {
+            "output": {"message": {"role": "assistant", "content": [{"text": plan.text}]}},
+            "stopReason": "end_turn",
+            "metrics": {"latencyMs": 1},
+        }
+        return answer | ({"usage": cls.usage(plan)} if plan.usage else {})
+
+    @classmethod
+    def events(cls, plan):
+        before = [aws_event("messageStart", {"role": "assistant"})]
+        middle = [
+            aws_event("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": piece}})
+            for piece in plan.pieces
+        ]
+        end = {"metrics": {"latencyMs": 1}} | ({"usage": cls.usage(plan)} if plan.usage else {})
+        after = [
+            aws_event("contentBlockStop", {"contentBlockIndex": 0}),
+            aws_event("messageStop", {"stopReason": "end_turn"}),
+            aws_event("metadata", end),
+        ]
+        return before, middle, after
+
+    @staticmethod
+    def error(status, text):
+        return {"message": text}
+
+
+def aws_event(name, data):
+    """One message of AWS's event stream: its lengths, headers, payload, and their checksums."""
+    payload = compact(data).encode()
+    headers = b""
+    for key, value in [
+        (":event-type", name),
+        (":content-type", "application/json"),
+        (":message-type", "event"),
+    ]:
+        headers += bytes([len(key)]) + key.encode() + b"\x07"
+        headers += struct.pack(">H", len(value)) + value.encode()
+    message = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))
+    message += struct.pack(">I", zlib.crc32(message)) + headers + payload
+    return message + struct.pack(">I", zlib.crc32(message))
+
+
 def sse(data, name=None, line_end="\n"):
     """One server-sent event."""
     lines = ([f"event: {name}"] if name else []) + [f"data: {compact(data)}", "", ""]
@@ -455,13 +523,17 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def route(path, query):
-    """The provider that serves a path, and what Gemini says in the path: the model, and whether to stream."""
+    """The provider that serves a path, and what some say in the path: the model, and whether to stream."""
     if path.startswith("/v1beta/models/"):
         model, _, method = path.removeprefix("/v1beta/models/").partition(":")
         if method == "generateContent":
             return Gemini, model, False
         if method == "streamGenerateContent" and query.get("alt") == ["sse"]:
             return Gemini, model, True
+    if path.startswith("/model/"):
+        model, _, method = path.removeprefix("/model/").partition("/")
+        if method in ("converse", "converse-stream"):
+            return Bedrock, model, method == "converse-stream"
     paths = {
         "/v1/chat/completions": OpenAiChat,
         "/v1/responses": OpenAiResponses,

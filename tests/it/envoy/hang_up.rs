@@ -84,3 +84,25 @@ fn an_error_of_the_provider_costs_a_request_and_no_tokens() {
     let left = levels([("tokens", 1_000_000)]);
     assert_eq!(stage.levels("deployment", "azure-eastus-gpt-4o"), left);
 }
+
+#[test]
+fn a_request_that_no_provider_got_costs_no_tokens() {
+    let mut stage = Stage::settle();
+    stage.upstream.stop();
+    assert_eq!(stage.ask(&chat("unlucky", false)).status, 503);
+    let calls = stage.calls(2);
+    let [report] = calls[1].descriptors().try_into().unwrap();
+    let report: String = report;
+    assert!(
+        report.contains("outcome=upstream_reset_before_response_started"),
+        "{report}"
+    );
+    let left = levels([
+        ("requests", 99),
+        ("input", 1_000_000),
+        ("cache-read", 1_000_000),
+        ("cache-write", 1_000_000),
+        ("output", 1_000_000),
+    ]);
+    assert_eq!(stage.levels("tenant", "unlucky"), left);
+}

@@ -9,7 +9,11 @@
     reason = "a test's scaffolding fails the test where it stands"
 )]
 
+mod access_log;
+mod all_ways;
 mod cancelled;
+mod dialects;
+mod ext_proc;
 mod hang_up;
 mod providers;
 mod quickstart;

@@ -52,8 +52,10 @@ impl Stage {
         let envoy = Config::example("settle")
             .replace("timeout: 0.25s", "timeout: 20s")
             .replace("max_interval: 0.1s", &format!("max_interval: {patience}"));
-        Self::start(envoy, &data("llm.yaml"), redis, |envoy, taps| {
-            envoy.port(8081, taps[0]).port(8181, taps[1])
+        Self::start(envoy, &data("llm.yaml"), redis, |envoy, taps, _| {
+            envoy
+                .port(8081, taps[0].address.port())
+                .port(8181, taps[1].address.port())
         })
     }
 
@@ -75,8 +77,28 @@ impl Stage {
 ",
             );
         let redis = RedisServer::shared();
-        Self::start(envoy, &data("reference.yaml"), redis, |envoy, taps| {
-            envoy.port(8081, taps[0])
+        Self::start(envoy, &data("reference.yaml"), redis, |envoy, taps, _| {
+            envoy.port(8081, taps[0].address.port())
+        })
+    }
+
+    /// `examples/envoy/access_log` or `examples/envoy/ext_proc`, past the taps, which pass nothing on
+    /// but rate-limit requests.
+    pub(super) fn observing(example: &str) -> Self {
+        Self::observing_as(Config::example(example))
+    }
+
+    /// A configuration that was made of one of these.
+    pub(super) fn observing_as(envoy: Config) -> Self {
+        let envoy = envoy.replace(
+            "timeout: 0.25s\n              fail",
+            "timeout: 20s\n              fail",
+        );
+        let redis = RedisServer::shared();
+        Self::start(envoy, &data("llm.yaml"), redis, |envoy, _, replicas| {
+            envoy
+                .port(8081, replicas[0].grpc.port())
+                .port(8181, replicas[1].grpc.port())
         })
     }
 
@@ -84,7 +106,7 @@ impl Stage {
         envoy: Config,
         tollgate: &Path,
         redis: Arc<RedisServer>,
-        wire: impl FnOnce(Config, [u16; 2]) -> Config,
+        wire: impl FnOnce(Config, &[Tap; 2], &[Tollgate; 2]) -> Config,
     ) -> Self {
         static STAGES: AtomicUsize = AtomicUsize::new(0);
         let prefix = format!("envoy-{}:", STAGES.fetch_add(1, Ordering::Relaxed));
@@ -111,7 +133,7 @@ impl Stage {
             |index: usize| runtime.block_on(Tap::open(index, replicas[index].grpc, calls.clone()));
         let taps = [tap(0), tap(1)];
         let upstream = Upstream::start();
-        let envoy = wire(envoy, [taps[0].address.port(), taps[1].address.port()]);
+        let envoy = wire(envoy, &taps, &replicas);
         let envoy = Envoy::start(&envoy.port(8000, upstream.port));
         Self {
             envoy,
@@ -150,6 +172,32 @@ impl Stage {
         self.calls.so_far()
     }
 
+    /// How many reports came from `source`, by their results, once there are `count`.
+    pub(super) fn reports(&self, source: &str, count: u64) -> BTreeMap<String, u64> {
+        until(&format!("{count} reports came from {source}"), || {
+            let reports = self.reports_so_far(source);
+            (reports.values().sum::<u64>() >= count).then_some(reports)
+        })
+    }
+
+    /// How many reports came from `source`, by their results, on both replicas together.
+    pub(super) fn reports_so_far(&self, source: &str) -> BTreeMap<String, u64> {
+        let end = format!("\",source=\"{source}\"}} ");
+        let mut reports = BTreeMap::new();
+        for replica in &self.replicas {
+            let page = Request::get("/metrics").ask(replica.http.port());
+            for line in page.expect("metrics").body.lines() {
+                let series = line.strip_prefix("tollgate_reports_total{result=\"");
+                let Some((result, count)) = series.and_then(|rest| rest.split_once(&end)) else {
+                    continue;
+                };
+                *reports.entry(result.to_owned()).or_default() += count.parse::<u64>().unwrap();
+            }
+        }
+        reports.retain(|_, count| *count > 0);
+        reports
+    }
+
     /// The levels of the buckets that a descriptor with one entry comes to, as a replica sees them.
     pub(super) fn levels(&self, key: &str, value: &str) -> Levels {
         let request = proto::InspectRequest {
@@ -176,6 +224,14 @@ pub(super) fn levels<const N: usize>(levels: [(&str, i64); N]) -> Levels {
     levels
         .into_iter()
         .map(|(name, level)| (name.to_owned(), level))
+        .collect()
+}
+
+/// Counts, written down.
+pub(super) fn counts<const N: usize>(counts: [(&str, u64); N]) -> BTreeMap<String, u64> {
+    counts
+        .into_iter()
+        .map(|(name, count)| (name.to_owned(), count))
         .collect()
 }
 

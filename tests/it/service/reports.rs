@@ -127,6 +127,27 @@ async fn a_report_of_nothing_is_told_apart() {
 }
 
 #[tokio::test]
+async fn a_report_that_nothing_was_sent_gives_the_estimate_back() {
+    let limiter = Limiter::new(RULES);
+    for (id, outcome, tokens) in [
+        ("r1", "no_healthy_upstream", 0),
+        ("r2", "upstream_response_timeout", 800),
+    ] {
+        limiter.ask(&[&format!("k=a tollgate.id={id}")]).await;
+        let report =
+            format!("tollgate.phase=report tollgate.id={id} tollgate.outcome={outcome} @0");
+        limiter.ask(&[&report]).await;
+        assert_eq!(taken(&limiter).await[2], tokens, "{outcome}");
+    }
+    // What was counted is charged, whatever the outcome.
+    limiter.ask(&["k=a tollgate.id=r3"]).await;
+    limiter
+        .ask(&["tollgate.phase=report tollgate.id=r3 tollgate.outcome=direct_response tollgate.output_tokens=31"])
+        .await;
+    assert_eq!(taken(&limiter).await[2], 831);
+}
+
+#[tokio::test]
 async fn a_bad_count_does_not_use_up_the_reservation() {
     let limiter = Limiter::new(RULES);
     limiter.ask(&["k=a tollgate.id=r1"]).await;

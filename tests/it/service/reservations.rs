@@ -193,15 +193,15 @@ descriptors:
 }
 
 #[tokio::test]
-async fn what_no_upstream_was_asked_for_is_given_back() {
+async fn what_no_provider_got_used_no_tokens() {
     let limiter = Limiter::new(RULES);
     for (outcome, left) in [
-        ("request_rate_limited", [0, 0, 0]),
+        ("ext_authz_denied", [1, 0, 0]),
         (
             "upstream_reset_before_response_started{remote_connection_failure|111}",
-            [0, 0, 0],
+            [2, 0, 0],
         ),
-        ("via_upstream", [1, 800, 0]),
+        ("via_upstream", [3, 800, 0]),
     ] {
         let id = reservation(&limiter.ask(&["k=a"]).await);
         settle(&limiter, &id, &[&format!("tollgate.outcome={outcome} @0")]).await;
@@ -211,7 +211,7 @@ async fn what_no_upstream_was_asked_for_is_given_back() {
     let id = reservation(&limiter.ask(&["k=a"]).await);
     let used = "tollgate.outcome=no_healthy_upstream tollgate.measure=output_tokens @7";
     settle(&limiter, &id, &[used]).await;
-    assert_eq!(taken(&limiter).await, [2, 807, 35]);
+    assert_eq!(taken(&limiter).await, [4, 807, 35]);
 }
 
 #[tokio::test]

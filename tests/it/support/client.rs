@@ -156,10 +156,10 @@ impl Exchange {
     }
 
     fn take(&mut self, size: u64) -> io::Result<String> {
-        let mut piece = String::new();
-        (&mut self.stream).take(size).read_to_string(&mut piece)?;
+        let mut piece = Vec::new();
+        (&mut self.stream).take(size).read_to_end(&mut piece)?;
         if piece.len() as u64 == size {
-            Ok(piece)
+            Ok(String::from_utf8_lossy(&piece).into_owned())
         } else {
             Err(io::ErrorKind::UnexpectedEof.into())
         }

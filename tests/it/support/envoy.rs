@@ -25,6 +25,11 @@ impl Config {
         Self(text).port(10000, 0).port(9901, 0)
     }
 
+    /// As it stands in its file.
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+
     /// With another port.
     pub(crate) fn port(self, old: u16, new: u16) -> Self {
         // With the brace, because the comments at the top name the ports too.

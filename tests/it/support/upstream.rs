@@ -9,7 +9,7 @@ use super::process::Program;
 /// A running provider.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    _program: Program,
+    program: Program,
     /// Where it listens.
     pub(crate) port: u16,
 }
@@ -27,10 +27,13 @@ impl Upstream {
             let (_, address) = output.lines().next()?.split_once("listening on ")?;
             address.rsplit_once(':')?.1.parse().ok()
         });
-        Self {
-            _program: program,
-            port,
-        }
+        Self { program, port }
+    }
+
+    /// Ends it: nobody listens where it was.
+    pub(crate) fn stop(&mut self) {
+        self.program.signal("TERM");
+        self.program.wait();
     }
 
     /// How many requests came so far.

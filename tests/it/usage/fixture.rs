@@ -9,10 +9,10 @@ use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use tollgate::usage::{Found, Reader, ResponseHead};
 
 /// A file of `tests/data/usage` and its measures: input, cache read, cache write, output.
-pub(super) type Expected = (&'static str, Option<[u64; 4]>);
+pub(crate) type Expected = (&'static str, Option<[u64; 4]>);
 
 /// Every file.
-pub(super) const ALL: &[Expected] = &[
+pub(crate) const ALL: &[Expected] = &[
     ("anthropic-cache-write.json", Some([21, 2_048, 18_512, 97])),
     // It begins with 34,824 and ends with 3,883 and 30,464 of them cached.
     ("anthropic-corrected.sse", Some([3_883, 30_464, 0, 503])),
@@ -62,7 +62,7 @@ pub(super) fn body(name: &str) -> (Vec<u8>, &'static str) {
     (bytes, content_type)
 }
 
-pub(super) fn directory() -> std::path::PathBuf {
+pub(crate) fn directory() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/usage")
 }
 
