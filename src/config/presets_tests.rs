@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::limit::{Algorithm, Formula};
+use crate::limit::{Algorithm, Formula, Timestamp};
 use crate::rules::{Domain, Estimate, Terms};
 
 use super::document::{Document, compile};
@@ -299,7 +299,7 @@ descriptors:
 fn explain_tells_what_came_from_where() {
     let domain = parse(TIERED, "f").unwrap();
     let explained = |value| {
-        let text = explain(&domain, &[("tenant", value)]);
+        let text = explain(&domain, &[("tenant", value)], Timestamp::default());
         let lines = text.lines().skip(2);
         let told = lines.filter(|line| !line.starts_with("    bucket "));
         told.collect::<Vec<_>>().join("\n")

@@ -27,6 +27,7 @@ mod hold;
 mod rate;
 mod spec;
 mod time;
+mod window;
 
 pub use bucket::Bucket;
 pub use cost::{Formula, MAX_MEASURED, Measure, Usage, WEIGHT_ONE, Weight};
@@ -35,6 +36,7 @@ pub use hold::{HeldCharge, MissingUsage, Settlement};
 pub use rate::{InvalidRate, Rate};
 pub use spec::{Algorithm, Limit, Oversize, WhenOver, ZeroCost};
 pub use time::Timestamp;
+pub use window::{Span, Window};
 
 /// The largest amount that a limit may have, in hits or tokens: 10^15.
 ///

@@ -113,7 +113,7 @@ impl Service {
         mode: Mode,
         undecided: Undecided,
     ) -> Result<Outcome<'p>, RequestError> {
-        let plan = Plan::of(&policy.domain, request, control, &self.0.estimates)?;
+        let plan = self.plan(policy, request, control)?;
         if plan
             .descriptors
             .iter()

@@ -37,6 +37,7 @@ pub use request::{
 
 use self::ids::Ids;
 use self::learned::Estimates;
+use self::plan::Plan;
 use self::policy::{Policies, Policy};
 use crate::clock;
 use crate::metrics::Metrics;
@@ -167,6 +168,16 @@ impl Service {
         if let Store::Memory(memory) = &self.0.store {
             memory.forget_full();
         }
+    }
+
+    fn plan<'p>(
+        &self,
+        policy: &'p Policy,
+        request: &Request<'_>,
+        control: &Control<'_>,
+    ) -> Result<Plan<'p>, RequestError> {
+        let now = self.0.store.clock();
+        Plan::of(&policy.domain, request, control, &self.0.estimates, now)
     }
 
     fn policy(&self, domain: &str) -> Result<Option<Arc<Policy>>, RequestError> {

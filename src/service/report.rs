@@ -14,7 +14,7 @@ use super::admission::RETRY_TIME;
 use super::api::{BucketView, ReportAnswer, ReportResult};
 use super::control::Control;
 use super::ids::id_of_retry;
-use super::plan::{Addend, Plan};
+use super::plan::Addend;
 use super::policy::Policy;
 use super::request::{Request, RequestError};
 use crate::limit::{Limit, Settlement, Timestamp, Usage};
@@ -76,7 +76,7 @@ impl Service {
         control: &Control<'_>,
         source: Source,
     ) -> Result<ReportAnswer, RequestError> {
-        let plan = Plan::of(&policy.domain, request, control, &self.0.estimates)?;
+        let plan = self.plan(&policy, request, control)?;
         let usage = usage(request, control, source);
         let bad = control.bad_count || plan.descriptors.iter().any(|planned| planned.bad_count);
         let Some(usage) = usage.filter(|_| !bad) else {

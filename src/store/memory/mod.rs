@@ -220,6 +220,11 @@ impl Memory {
         found
     }
 
+    /// The time that it goes by.
+    pub fn clock(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// How many buckets are remembered.
     pub fn bucket_count(&self) -> usize {
         self.shards
