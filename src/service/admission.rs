@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::Answer;
+use super::budget::Moved;
 use super::control::{Control, Phase};
 use super::ids::id_of_retry;
 use super::outcome::Outcome;
@@ -276,6 +277,15 @@ fn count(policy: &Policy, outcome: &Outcome<'_>) {
                 .inc_by(limit.amount.max(0).unsigned_abs());
         } else {
             series.shadowed.inc();
+        }
+        if limit.charged > 0 && limit.limit.budget.is_some() {
+            let moved = Moved {
+                key: limit.key,
+                terms: limit.terms,
+                charged: limit.charged,
+                level: limit.level,
+            };
+            policy.budgets.tell(&policy.name, limit.limit.index, moved);
         }
         if limit.charged < 0 {
             series.hits_refunded.inc_by(limit.charged.unsigned_abs());

@@ -5,6 +5,7 @@ mod admission;
 mod answer;
 mod api;
 mod body;
+mod budget;
 mod control;
 mod cost;
 mod headers;
@@ -15,6 +16,7 @@ mod plan;
 mod policy;
 mod report;
 mod request;
+mod statistics;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -102,7 +104,9 @@ impl Service {
     /// Replaces the rules of all domains at once. Requests under way finish by the rules they
     /// began with.
     pub fn install(&self, domains: &BTreeMap<String, Arc<Domain>>) {
-        let policies = Policies::new(domains, &self.0.policies.load(), &self.0.metrics);
+        let before = self.0.policies.load();
+        let policies = Policies::new(domains, &before, &self.0.metrics);
+        policies.forget_gauges(&before, &self.0.metrics);
         self.0
             .metrics
             .config_domains
@@ -151,8 +155,8 @@ impl Service {
         self.0.reports.wait().await;
     }
 
-    /// What has to be done from time to time, about every ten seconds: counting reservations and
-    /// forgetting buckets that are full again.
+    /// What has to be done from time to time, about every ten seconds: counting reservations,
+    /// looking at budgets, and forgetting buckets that are full again.
     pub async fn tidy(&self) {
         match self.0.store.count_holds().await {
             Ok(counts) => {
@@ -165,6 +169,7 @@ impl Service {
             }
             Err(error) => self.store_failed(&error),
         }
+        self.look_at_budgets().await;
         if let Store::Memory(memory) = &self.0.store {
             memory.forget_full();
         }
