@@ -118,10 +118,7 @@ impl Display for Described<'_> {
             MissingUsage::Keep => "",
             MissingUsage::Release => ", released without usage",
         })?;
-        for (index, share) in limit.budget.iter().flat_map(|of| &of.alert_at).enumerate() {
-            f.write_str(if index == 0 { ", alerts at " } else { " and " })?;
-            write!(f, "{share}")?;
-        }
+        alerts(limit, f)?;
         for (class, amount) in &limit.headroom {
             write!(f, ", keeps {amount} free of {class}")?;
         }
@@ -159,6 +156,19 @@ fn admission(limit: &ConfiguredLimit, f: &mut fmt::Formatter<'_>) -> fmt::Result
         f.write_str(" bytes per token")?;
     }
     Ok(())
+}
+
+/// The shares of a budget that are told, as in `0.7, 0.9 and 1`.
+fn alerts(limit: &ConfiguredLimit, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let Some(budget) = &limit.budget else {
+        return Ok(());
+    };
+    let shares: Vec<String> = budget.alert_at.iter().map(ToString::to_string).collect();
+    match shares.split_last() {
+        Some((last, [])) => write!(f, ", alerts at {last}"),
+        Some((last, before)) => write!(f, ", alerts at {} and {last}", before.join(", ")),
+        None => Ok(()),
+    }
 }
 
 /// A number given in thousandths.

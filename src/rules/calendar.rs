@@ -50,7 +50,7 @@ impl Calendar {
 
     /// The window that `now` lies in. `None` for times that no calendar has, far from today.
     pub fn span(&self, now: Timestamp) -> Option<Span> {
-        let mut index = self.index(self.local(now)?);
+        let mut index = self.index(&self.local(now)?);
         let mut start = self.begin(index)?;
         // Where a change of the clocks took midnight away, its day may begin before what stands
         // for it here.
@@ -76,7 +76,7 @@ impl Calendar {
     }
 
     /// The number of a window, counted from 1970.
-    fn index(&self, local: jiff::Zoned) -> i64 {
+    fn index(&self, local: &jiff::Zoned) -> i64 {
         let date = local.date();
         match self.windows {
             CalendarWindows::Days(days) => {

@@ -260,14 +260,13 @@ impl Service {
             .zip(readings)
             .map(|(charged, reading)| {
                 let unknown;
-                let series = match policy.series_named(&charged.label) {
-                    Some(series) => series,
-                    None => {
-                        let counts_tokens = charged.used.is_some();
-                        let (domain, label) = (&policy.name, &charged.label);
-                        unknown = self.metrics().limit(domain, label, counts_tokens);
-                        &unknown
-                    }
+                let series = if let Some(series) = policy.series_named(&charged.label) {
+                    series
+                } else {
+                    let counts_tokens = charged.used.is_some();
+                    let (domain, label) = (&policy.name, &charged.label);
+                    unknown = self.metrics().limit(domain, label, counts_tokens);
+                    &unknown
                 };
                 if charged.amount < 0 {
                     series.hits_refunded.inc_by(charged.amount.unsigned_abs());

@@ -2,6 +2,8 @@
 
 mod answers;
 mod api;
+mod budgets;
+mod calendar;
 mod costs;
 mod decision_table;
 mod dialects;
@@ -15,3 +17,4 @@ mod reload;
 mod reports;
 mod reservations;
 mod retries;
+mod statistics;
