@@ -25,6 +25,10 @@ descriptors:
     limits:
       - { name: requests, rate: 1M/year, cost: requests, on_store_error: allow }
       - { name: tokens, rate: 1M/year, cost: tokens, estimate: 100, on_store_error: allow }
+";
+
+/// What more there is to see: looked at from time to time, so not where calls are counted.
+const BUDGET: &str = "
   - key: tenant
     value: budgeted
     limits: [{ name: budget, rate: 1M/calendar_month, algorithm: fixed_window, alert_at: [0.9] }]
@@ -32,9 +36,18 @@ descriptors:
 
 /// Serves [`CONFIG`], with this store.
 fn serve(store: &str) -> (Tollgate, TempDir) {
+    serve_config(CONFIG, store)
+}
+
+/// Serves something of everything that has a series.
+fn serve_all() -> (Tollgate, TempDir) {
+    serve_config(&format!("{CONFIG}{BUDGET}"), "memory")
+}
+
+fn serve_config(text: &str, store: &str) -> (Tollgate, TempDir) {
     let files = tempfile::tempdir().unwrap();
     let file = files.path().join("seen.yaml");
-    std::fs::write(&file, CONFIG).unwrap();
+    std::fs::write(&file, text).unwrap();
     let config = format!("--config={}", file.display());
     let tollgate = Tollgate::serve(&[&config, "--store", store, "--store-timeout=5s"]);
     (tollgate, files)
@@ -76,7 +89,7 @@ fn rendered(page: &str) -> BTreeMap<String, String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_readme_tells_all_metrics_and_no_others() {
-    let (tollgate, _files) = serve("memory");
+    let (tollgate, _files) = serve_all();
     // Which reasons there are to refuse to answer is told with the first of each.
     let mut client = connect(&tollgate).await;
     let invalid = client.should_rate_limit(request("", [])).await;
@@ -108,7 +121,7 @@ fn selectors(expression: &str) -> Vec<(String, String)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn alerts_are_on_series_that_there_are() {
-    let (tollgate, _files) = serve("memory");
+    let (tollgate, _files) = serve_all();
     let page = page(&tollgate).await;
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/prometheus/alerts.yaml");
     let text = std::fs::read_to_string(file).unwrap();
