@@ -29,7 +29,7 @@ async fn a_day_ends_at_local_midnight_and_is_told_so() {
     assert_eq!(refused.statuses[0].reset, Some(22 * HOUR));
     let limit = refused.statuses[0].limit.as_ref().unwrap();
     assert_eq!((limit.requests_per_unit, limit.unit.name()), (10, "day"));
-    limiter.advance(22 * HOUR - MICROSECOND);
+    limiter.advance((22 * HOUR).saturating_sub(MICROSECOND));
     assert!(!limiter.passes("tenant=a @1").await);
     limiter.advance(MICROSECOND);
     assert!(limiter.passes("tenant=a @10").await);
@@ -43,7 +43,7 @@ async fn days_on_which_clocks_change_are_shorter_and_longer() {
     for (days_ahead, hours) in [(58, 23), (237, 25)] {
         limiter.advance(days_ahead * DAY);
         assert!(limiter.passes("tenant=a @10").await, "{hours}");
-        limiter.advance(hours * HOUR - MICROSECOND);
+        limiter.advance((hours * HOUR).saturating_sub(MICROSECOND));
         assert!(!limiter.passes("tenant=a @1").await, "{hours}");
         limiter.advance(MICROSECOND);
         assert!(limiter.passes("tenant=a @1").await, "{hours}");
@@ -59,7 +59,7 @@ async fn a_calendar_month_ends_with_its_last_day() {
     let limit = full.statuses[0].limit.as_ref().unwrap();
     assert_eq!((limit.requests_per_unit, limit.unit.name()), (10, "month"));
     assert_eq!(full.statuses[0].reset, Some(28 * DAY));
-    limiter.advance(28 * DAY - MICROSECOND);
+    limiter.advance((28 * DAY).saturating_sub(MICROSECOND));
     assert!(!limiter.passes("month=a @1").await);
     limiter.advance(MICROSECOND);
     assert!(limiter.passes("month=a @10").await);
