@@ -8,6 +8,7 @@
 //! | [`rules`] | pure: what was configured, compiled |
 //! | [`config`] | files to rules; watching them |
 //! | [`store`] | where buckets live: memory, Redis |
+//! | [`usage`] | what an answer used, read from its body |
 //! | [`service`] | the use cases |
 //! | [`grpc`], [`admin`] | the edges |
 //! | [`clock`], [`health`], [`metrics`], [`settings`], [`shutdown`], [`telemetry`] | leaves |
@@ -28,5 +29,6 @@ pub mod settings;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod usage;
 
 pub use run::{Listeners, RunError, run};

@@ -57,8 +57,10 @@ pub struct Metrics {
     pub store_batch_operations: Histogram,
     /// Reservations made.
     pub reservations_opened: IntCounter,
-    /// Reservations that nobody settled in time.
-    pub reservations_expired: IntCounter,
+    /// Reservations that expired without any report.
+    pub reservations_expired_unreported: IntCounter,
+    /// Reservations that expired after reports of what was used so far.
+    pub reservations_expired_cut_short: IntCounter,
     /// Whether the store answered when it was last asked, about every second.
     pub store_up: IntGauge,
     /// Reservations waiting for their settlement.
@@ -110,6 +112,7 @@ pub enum ReportLabel {
     AlreadySettled,
     Charged,
     Failed,
+    Grown,
     Invalid,
     Released,
     Settled,
@@ -119,10 +122,11 @@ pub enum ReportLabel {
 
 impl ReportLabel {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::AlreadySettled,
         Self::Charged,
         Self::Failed,
+        Self::Grown,
         Self::Invalid,
         Self::Released,
         Self::Settled,
@@ -136,6 +140,7 @@ impl ReportLabel {
             Self::AlreadySettled => "already_settled",
             Self::Charged => "charged",
             Self::Failed => "failed",
+            Self::Grown => "grown",
             Self::Invalid => "invalid",
             Self::Released => "released",
             Self::Settled => "settled",
@@ -156,6 +161,11 @@ impl Metrics {
         let made = Made {
             registry: &registry,
         };
+        let reservations_expired = made.counters(
+            "tollgate_reservations_expired_total",
+            "Reservations that nobody settled in time, as found by this process, by cause.",
+            &["cause"],
+        )?;
         let metrics = Self {
             requests: made.counters(
                 "tollgate_requests_total",
@@ -220,10 +230,9 @@ impl Metrics {
             )?,
             reservations_opened: made
                 .counter("tollgate_reservations_opened_total", "Reservations made by this process.")?,
-            reservations_expired: made.counter(
-                "tollgate_reservations_expired_total",
-                "Reservations that expired without a report, as found by this process.",
-            )?,
+            reservations_expired_unreported: reservations_expired
+                .with_label_values(&["unreported"]),
+            reservations_expired_cut_short: reservations_expired.with_label_values(&["cut_short"]),
             store_up: made.gauge(
                 "tollgate_store_up",
                 "1 while the store answers, 0 while it does not.",

@@ -8,6 +8,7 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use super::descriptor::Descriptor;
 use super::error::Problem;
@@ -55,6 +56,17 @@ pub(super) struct Settle {
     pub(super) descriptors: Vec<Descriptor>,
 }
 
+/// The body of `/v1/progress`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Progress {
+    #[serde(default)]
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) domain: String,
+    pub(super) usage: Option<Usage>,
+}
+
 /// The body of `/v1/release`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,7 +77,7 @@ pub(super) struct Release {
     pub(super) domain: String,
 }
 
-/// The body of `/v1/usage`.
+/// The body of `/v1/usage`, and one report of several.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Report {
@@ -74,6 +86,20 @@ pub(super) struct Report {
     #[serde(default)]
     pub(super) descriptors: Vec<Descriptor>,
     pub(super) usage: Option<Usage>,
+    pub(super) id: Option<String>,
+    /// Several reports, instead of everything else. Each is read by itself, so that one that is
+    /// none does not lose the others.
+    pub(super) reports: Option<Vec<Box<RawValue>>>,
+}
+
+impl Report {
+    /// Whether it says nothing but its list.
+    pub(super) fn is_only_a_list(&self) -> bool {
+        self.domain.is_empty()
+            && self.descriptors.is_empty()
+            && self.usage.is_none()
+            && self.id.is_none()
+    }
 }
 
 /// Which rules a body is about.

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::service::{ApiError, RequestError};
 
@@ -45,10 +45,11 @@ impl From<ApiError> for Problem {
             ApiError::StoreUnavailable | ApiError::Request(RequestError::NotConfigured) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            ApiError::AmbiguousUsage
-            | ApiError::BadUsage { .. }
+            ApiError::BadUsage { .. }
+            | ApiError::Contradiction(_)
             | ApiError::NoId
-            | ApiError::Request(_) => StatusCode::BAD_REQUEST,
+            | ApiError::Request(_)
+            | ApiError::TooManyReports(_) => StatusCode::BAD_REQUEST,
         };
         Self::new(status, error.reason(), error.to_string())
     }
@@ -65,9 +66,15 @@ impl From<BytesRejection> for Problem {
     }
 }
 
+impl Problem {
+    /// As it is written.
+    pub(super) fn to_json(&self) -> Value {
+        json!({ "error": { "reason": self.reason, "message": self.message } })
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = json!({ "error": { "reason": self.reason, "message": self.message } });
-        (self.status, Json(body)).into_response()
+        (self.status, Json(self.to_json())).into_response()
     }
 }

@@ -13,6 +13,7 @@ mod descriptor;
 mod error;
 mod json;
 mod probes;
+mod report;
 mod serve;
 mod usage;
 mod v1;
@@ -47,9 +48,10 @@ GET  /readyz       whether it takes requests, or why not
 GET  /metrics      Prometheus
 GET  /v1/bucket    ?domain=D&KEY=VALUE: the buckets of a descriptor
 POST /v1/reserve   {domain, descriptors, estimate, id, priority}
+POST /v1/progress  {domain, id, usage}
 POST /v1/settle    {domain, id, usage, descriptors}
 POST /v1/release   {domain, id}
-POST /v1/usage     {domain, descriptors, usage}
+POST /v1/usage     {domain, descriptors, usage, id}, or {reports: [...]}
 POST /json         envoy.service.ratelimit.v3.RateLimitRequest
 ";
 
@@ -58,6 +60,16 @@ POST /json         envoy.service.ratelimit.v3.RateLimitRequest
 struct Edge {
     service: Service,
     health: Health,
+}
+
+impl Edge {
+    /// Counts a report that was refused here, before the service heard of it.
+    fn counted<T>(&self, report: Result<T, Problem>) -> Result<T, Problem> {
+        if report.is_err() {
+            self.service.count_refused_report();
+        }
+        report
+    }
 }
 
 /// All endpoints, on `service`.
@@ -71,9 +83,10 @@ pub fn router(service: Service, health: Health) -> Router {
         .route("/json", any(json::should_rate_limit))
         .route("/v1/bucket", get(v1::bucket))
         .route("/v1/reserve", post(v1::reserve))
+        .route("/v1/progress", post(v1::progress))
         .route("/v1/settle", post(v1::settle))
         .route("/v1/release", post(v1::release))
-        .route("/v1/usage", post(v1::usage))
+        .route("/v1/usage", post(report::usage))
         .fallback(async || {
             let message = "there is no such path; GET / lists them";
             Problem::new(StatusCode::NOT_FOUND, "not_found", message)

@@ -11,8 +11,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::error::Problem;
-use crate::limit::Measure;
-use crate::service::ReportedUsage;
+use crate::usage::{Name, Reported};
 
 /// Names and what was said of them, not yet checked.
 #[derive(Debug)]
@@ -20,8 +19,8 @@ pub(super) struct Usage(Vec<(String, Value)>);
 
 impl Usage {
     /// Reads `usage`; none is one that says nothing. `field` is what it is called in the body.
-    pub(super) fn read(usage: Option<&Self>, field: &str) -> Result<ReportedUsage, Problem> {
-        let mut read = ReportedUsage::default();
+    pub(super) fn read(usage: Option<&Self>, field: &str) -> Result<Reported, Problem> {
+        let mut read = Reported::default();
         let Some(Self(said)) = usage else {
             return Ok(read);
         };
@@ -34,12 +33,12 @@ impl Usage {
             if seen.contains(&name.as_str()) {
                 return Err(bad("given twice"));
             }
-            let Some(place) = place(&mut read, name) else {
-                let known = Measure::TOKENS.map(Measure::name).join(", ");
-                return Err(bad(&format!("no such count; there are {known}, total")));
+            let Some(known) = Name::from_name(name) else {
+                let known = Name::ALL.map(Name::name).join(", ");
+                return Err(bad(&format!("no such count; there are {known}")));
             };
             seen.push(name);
-            *place = match (value, value.as_u64()) {
+            let count = match (value, value.as_u64()) {
                 (Value::Null, _) => None,
                 (_, Some(count)) => Some(count),
                 (value, None) => {
@@ -47,21 +46,10 @@ impl Usage {
                     return Err(bad(&format!("{value} is no whole number of 0 or more")));
                 }
             };
+            read.set(known, count);
         }
         Ok(read)
     }
-}
-
-/// Where the count of that name goes.
-fn place<'a>(usage: &'a mut ReportedUsage, name: &str) -> Option<&'a mut Option<u64>> {
-    if name == "total" {
-        return Some(&mut usage.total);
-    }
-    Measure::TOKENS
-        .into_iter()
-        .zip(&mut usage.measures)
-        .find(|(measure, _)| measure.name() == name)
-        .map(|(_, place)| place)
 }
 
 fn shortened(text: &str) -> String {

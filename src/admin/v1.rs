@@ -7,7 +7,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Edge;
-use super::body::{Body, Release, Report, Reserve, Settle, target};
+use super::body::{Body, Progress, Release, Reserve, Settle, target};
 use super::descriptor::Descriptor;
 use super::error::Problem;
 use super::usage::Usage;
@@ -47,9 +47,18 @@ pub(super) async fn settle(
     State(edge): State<Edge>,
     Body(body): Body<Settle>,
 ) -> Result<Json<Reported>, Problem> {
-    let usage = Usage::read(body.usage.as_ref(), "usage")?;
+    let usage = edge.counted(Usage::read(body.usage.as_ref(), "usage"))?;
     let target = target(&body.domain, &body.descriptors);
     heard(edge.service.settle(&body.id, usage, &target).await)
+}
+
+/// Has a reservation grow to what was used so far.
+pub(super) async fn progress(
+    State(edge): State<Edge>,
+    Body(body): Body<Progress>,
+) -> Result<Json<Reported>, Problem> {
+    let usage = edge.counted(Usage::read(body.usage.as_ref(), "usage"))?;
+    heard(edge.service.progress(&body.domain, &body.id, usage).await)
 }
 
 /// Gives back what a reservation charged.
@@ -58,16 +67,6 @@ pub(super) async fn release(
     Body(body): Body<Release>,
 ) -> Result<Json<Reported>, Problem> {
     heard(edge.service.release(&body.domain, &body.id).await)
-}
-
-/// Charges without a reservation.
-pub(super) async fn usage(
-    State(edge): State<Edge>,
-    Body(body): Body<Report>,
-) -> Result<Json<Reported>, Problem> {
-    let usage = Usage::read(body.usage.as_ref(), "usage")?;
-    let target = target(&body.domain, &body.descriptors);
-    heard(edge.service.report_usage(&target, usage).await)
 }
 
 /// Looks at the buckets of one descriptor: every key of the query but `domain` is an entry, in
@@ -93,7 +92,7 @@ pub(super) async fn bucket(
 }
 
 /// What became of a report, told apart by status.
-fn heard(answer: Result<ReportAnswer, ApiError>) -> Result<Json<Reported>, Problem> {
+pub(super) fn heard(answer: Result<ReportAnswer, ApiError>) -> Result<Json<Reported>, Problem> {
     let answer = answer?;
     match answer.result {
         ReportResult::UnknownId => {
@@ -107,6 +106,7 @@ fn heard(answer: Result<ReportAnswer, ApiError>) -> Result<Json<Reported>, Probl
         ReportResult::Failed => Err(ApiError::StoreUnavailable.into()),
         ReportResult::AlreadySettled
         | ReportResult::Charged
+        | ReportResult::Grown
         | ReportResult::Released
         | ReportResult::Settled
         | ReportResult::WithoutUsage => Ok(Json(answer.into())),

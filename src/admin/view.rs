@@ -112,6 +112,7 @@ const fn name(result: ReportResult) -> &'static str {
         ReportResult::AlreadySettled => "already_settled",
         ReportResult::Charged => "charged",
         ReportResult::Failed => "failed",
+        ReportResult::Grown => "grown",
         ReportResult::Invalid => "invalid",
         ReportResult::Released => "released",
         ReportResult::Settled => "settled",

@@ -7,8 +7,9 @@ use tonic::{Code, Request, Response, Status};
 use super::proto;
 use super::proto::tollgate_server::{Tollgate, TollgateServer};
 use crate::service::{
-    ApiError, BucketView, ReportAnswer, ReportResult, ReportedUsage, Service, Target,
+    ApiError, BucketView, ReportAnswer, ReportResult, Service, Target, check_batch, do_each,
 };
+use crate::usage::{Name, Reported};
 
 pub(super) fn server(service: Service) -> TollgateServer<Api> {
     TollgateServer::new(Api(service))
@@ -39,6 +40,21 @@ impl Tollgate for Api {
             buckets: buckets(answer.buckets),
             retry_after_ms: answer.retry_after.map(millis),
         }))
+    }
+
+    async fn progress(
+        &self,
+        request: Request<proto::ProgressRequest>,
+    ) -> Answered<proto::ProgressResponse> {
+        let request = request.get_ref();
+        let used = usage(request.usage.as_ref());
+        let answer = self
+            .0
+            .progress(&request.domain, &request.id, used)
+            .await
+            .map_err(|error| status(&error))?;
+        let (result, buckets) = reported(answer);
+        Ok(Response::new(proto::ProgressResponse { result, buckets }))
     }
 
     async fn settle(
@@ -75,16 +91,26 @@ impl Tollgate for Api {
         &self,
         request: Request<proto::ReportRequest>,
     ) -> Answered<proto::ReportResponse> {
-        let request = request.get_ref();
-        let target = target(&request.domain, &request.descriptors);
-        let used = usage(request.usage.as_ref());
-        let answer = self
-            .0
-            .report_usage(&target, used)
+        let answer = report(&self.0, request.get_ref())
             .await
             .map_err(|error| status(&error))?;
         let (result, buckets) = reported(answer);
         Ok(Response::new(proto::ReportResponse { result, buckets }))
+    }
+
+    async fn report_batch(
+        &self,
+        request: Request<proto::ReportBatchRequest>,
+    ) -> Answered<proto::ReportBatchResponse> {
+        let reports = request.into_inner().reports;
+        check_batch(reports.len()).map_err(|error| status(&error))?;
+        let each = reports.into_iter().map(|request| {
+            let service = self.0.clone();
+            async move { report(&service, &request).await }
+        });
+        let answers = do_each(each).await;
+        let reports = answers.into_iter().map(batched).collect();
+        Ok(Response::new(proto::ReportBatchResponse { reports }))
     }
 
     async fn inspect(
@@ -108,6 +134,35 @@ impl Tollgate for Api {
     }
 }
 
+async fn report(
+    service: &Service,
+    request: &proto::ReportRequest,
+) -> Result<ReportAnswer, ApiError> {
+    let target = target(&request.domain, &request.descriptors);
+    let used = usage(request.usage.as_ref());
+    service.report_under(Some(&request.id), used, &target).await
+}
+
+fn batched(answer: Option<Result<ReportAnswer, ApiError>>) -> proto::BatchedReport {
+    match answer.unwrap_or(Err(ApiError::StoreUnavailable)) {
+        Ok(answer) => {
+            let (result, buckets) = reported(answer);
+            proto::BatchedReport {
+                result,
+                buckets,
+                error: None,
+            }
+        }
+        Err(error) => proto::BatchedReport {
+            error: Some(proto::Error {
+                reason: error.reason().to_owned(),
+                message: error.to_string(),
+            }),
+            ..proto::BatchedReport::default()
+        },
+    }
+}
+
 fn target<'a>(domain: &'a str, descriptors: &'a [proto::Descriptor]) -> Target<'a> {
     let entries = |descriptor: &'a proto::Descriptor| {
         let entry = |entry: &'a proto::Entry| (entry.key.as_str(), entry.value.as_str());
@@ -119,23 +174,34 @@ fn target<'a>(domain: &'a str, descriptors: &'a [proto::Descriptor]) -> Target<'
     }
 }
 
-fn usage(usage: Option<&proto::Usage>) -> ReportedUsage {
-    usage.map_or_else(ReportedUsage::default, |usage| ReportedUsage {
-        measures: [
-            usage.input_tokens,
-            usage.cache_read_tokens,
-            usage.cache_write_tokens,
-            usage.output_tokens,
-        ],
-        total: usage.total,
-    })
+fn usage(usage: Option<&proto::Usage>) -> Reported {
+    let mut reported = Reported::default();
+    let Some(usage) = usage else {
+        return reported;
+    };
+    for name in Name::ALL {
+        let count = match name {
+            Name::InputTokens => usage.input_tokens,
+            Name::CacheReadTokens => usage.cache_read_tokens,
+            Name::CacheWriteTokens => usage.cache_write_tokens,
+            Name::OutputTokens => usage.output_tokens,
+            Name::PromptTokens => usage.prompt_tokens,
+            Name::CachedTokens => usage.cached_tokens,
+            Name::CompletionTokens => usage.completion_tokens,
+            Name::TotalTokens => usage.total_tokens,
+            Name::Total => usage.total,
+        };
+        reported.set(name, count);
+    }
+    reported
 }
 
 fn status(error: &ApiError) -> Status {
     let code = match error {
-        ApiError::AmbiguousUsage | ApiError::BadUsage { .. } | ApiError::NoId => {
-            Code::InvalidArgument
-        }
+        ApiError::BadUsage { .. }
+        | ApiError::Contradiction(_)
+        | ApiError::NoId
+        | ApiError::TooManyReports(_) => Code::InvalidArgument,
         ApiError::Request(error) => return super::rls::status(error),
         ApiError::StoreUnavailable => Code::Unavailable,
         ApiError::UnknownDomain(_) => Code::NotFound,
@@ -149,6 +215,7 @@ fn reported(answer: ReportAnswer) -> (i32, Vec<proto::Bucket>) {
         ReportResult::Charged => proto::ReportResult::Charged,
         // Told as an error before.
         ReportResult::Failed => proto::ReportResult::Unspecified,
+        ReportResult::Grown => proto::ReportResult::Grown,
         ReportResult::Invalid => proto::ReportResult::Invalid,
         ReportResult::Released => proto::ReportResult::Released,
         ReportResult::Settled => proto::ReportResult::Settled,

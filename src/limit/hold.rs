@@ -30,13 +30,16 @@ pub enum MissingUsage {
     Release,
 }
 
-/// How a reservation ends.
+/// How a reservation ends, or goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settlement {
     /// Everything is given back: the request did not happen.
     Release,
     /// The charges become what was used.
     Settle(Usage),
+    /// So much was used so far, by measure, in the order of [`super::Measure::TOKENS`]: the charges
+    /// become that where it is more, and the reservation goes on.
+    SoFar([u64; 4]),
 }
 
 impl HeldCharge {
@@ -45,11 +48,15 @@ impl HeldCharge {
         self.formula.counts_tokens()
     }
 
-    /// What it costs in the end.
+    /// What it costs in the end, or so far.
     pub fn final_amount(&self, settlement: Settlement) -> u64 {
         let tokens = self.formula.counts_tokens();
         match settlement {
             Settlement::Release => 0,
+            Settlement::SoFar(counts) if tokens && !self.again => self
+                .fixed
+                .saturating_add(self.formula.cost_of_tokens(counts))
+                .max(self.amount),
             Settlement::Settle(Usage::Measured(_) | Usage::Total(_)) if self.again => 0,
             Settlement::Settle(Usage::Missing)
                 if self.again && self.missing_usage == MissingUsage::Release =>
@@ -65,7 +72,7 @@ impl HeldCharge {
             {
                 self.fixed
             }
-            Settlement::Settle(_) => self.amount,
+            Settlement::Settle(_) | Settlement::SoFar(_) => self.amount,
         }
     }
 

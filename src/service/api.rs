@@ -7,35 +7,42 @@ use smallvec::SmallVec;
 
 use super::Service;
 use super::admission::Undecided;
+use super::batch::MAX_REPORTS;
 use super::control::{Control, Facts, Phase, without_control};
 use super::outcome::LimitOutcome;
 use super::policy::Policy;
 use super::report::Source;
-use super::request::{Descriptor, MAX_ADDEND, Request, RequestError};
-use crate::limit::{Limit, MAX_MEASURED, Mode};
+use super::request::{Descriptor, Request, RequestError};
+use super::usage::{said, total};
+use crate::limit::{Limit, Mode};
+use crate::metrics::ReportLabel;
 use crate::rules::{BucketKey, Entry};
 use crate::store::{Held, Verdict};
+use crate::usage::{Contradiction, Reported, Said};
 
 /// A call that cannot be done. The caller is at fault, but for [`ApiError::StoreUnavailable`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
     /// A count that cannot be.
-    #[error("{measure}: {problem}")]
+    #[error("{name}: {problem}")]
     BadUsage {
         /// Which.
-        measure: &'static str,
+        name: &'static str,
         /// What is wrong with it.
         problem: String,
     },
-    /// Both a total and measures.
-    #[error("usage has either a total or measures, not both")]
-    AmbiguousUsage,
+    /// Counts that do not go together.
+    #[error(transparent)]
+    Contradiction(#[from] Contradiction),
     /// No id.
     #[error("an id is needed")]
     NoId,
     /// A request that is none.
     #[error(transparent)]
     Request(#[from] RequestError),
+    /// Too many reports in one batch.
+    #[error("{0} reports are more than the {MAX_REPORTS} that one call may carry")]
+    TooManyReports(usize),
     /// The store did not answer. Worth another try.
     #[error("the store did not answer")]
     StoreUnavailable,
@@ -48,11 +55,12 @@ impl ApiError {
     /// The reason, for programs.
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::AmbiguousUsage => "ambiguous_usage",
-            Self::BadUsage { .. } => "bad_usage",
+            Self::Contradiction(Contradiction::Ambiguous) => "ambiguous_usage",
+            Self::BadUsage { .. } | Self::Contradiction(_) => "bad_usage",
             Self::NoId => "no_id",
             Self::Request(error) => error.kind(),
             Self::StoreUnavailable => "store_unavailable",
+            Self::TooManyReports(_) => "too_many_reports",
             Self::UnknownDomain(_) => "unknown_domain",
         }
     }
@@ -65,15 +73,6 @@ pub struct Target<'a> {
     pub domain: &'a str,
     /// The entries of each descriptor.
     pub descriptors: Vec<Vec<Entry<'a>>>,
-}
-
-/// What was used, or may be used, as a caller says it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReportedUsage {
-    /// By measure, in the order of [`crate::limit::Measure::TOKENS`].
-    pub measures: [Option<u64>; 4],
-    /// One number that is the cost itself.
-    pub total: Option<u64>,
 }
 
 /// The state of one bucket.
@@ -119,6 +118,8 @@ pub enum ReportResult {
     Charged,
     /// The store did not answer.
     Failed,
+    /// The reservation's charges grew to what was used so far.
+    Grown,
     /// The report says something that cannot be.
     Invalid,
     /// The reservation's charges were given back.
@@ -165,7 +166,7 @@ impl Service {
     pub async fn reserve(
         &self,
         target: &Target<'_>,
-        estimate: ReportedUsage,
+        estimate: Reported,
         id: Option<&str>,
         priority: Option<&str>,
     ) -> Result<ReserveAnswer, ApiError> {
@@ -177,7 +178,11 @@ impl Service {
             id,
             priority,
             counts,
-            facts: estimate.facts(),
+            facts: Facts {
+                counted_input: estimate.says_prompt(),
+                counted_output: estimate.says_answer(),
+                ..Facts::default()
+            },
             ..Control::default()
         };
         let outcome = self
@@ -198,12 +203,35 @@ impl Service {
         })
     }
 
+    /// Settles the reservation `id`, or charges what was used where no id is named.
+    pub async fn report_under(
+        &self,
+        id: Option<&str>,
+        usage: Reported,
+        target: &Target<'_>,
+    ) -> Result<ReportAnswer, ApiError> {
+        match id.filter(|id| !id.is_empty()) {
+            Some(id) => self.settle(id, usage, target).await,
+            None => self.report_usage(target, usage).await,
+        }
+    }
+
     /// Replaces what a reservation charged by what was used; charges in full where there is none
     /// and the descriptors say where.
     pub async fn settle(
         &self,
         id: &str,
-        usage: ReportedUsage,
+        usage: Reported,
+        target: &Target<'_>,
+    ) -> Result<ReportAnswer, ApiError> {
+        let answer = self.settle_uncounted(id, usage, target).await;
+        self.counted(answer)
+    }
+
+    async fn settle_uncounted(
+        &self,
+        id: &str,
+        usage: Reported,
         target: &Target<'_>,
     ) -> Result<ReportAnswer, ApiError> {
         if id.is_empty() {
@@ -212,7 +240,7 @@ impl Service {
         let (mut request, counts) = request(target, usage)?;
         if request.descriptors.is_empty() {
             // Carries the total, and matches no rule.
-            let hits_addend = usage.total;
+            let hits_addend = total(said(usage)?);
             request.descriptors.push(Descriptor {
                 hits_addend,
                 ..Descriptor::default()
@@ -225,6 +253,42 @@ impl Service {
             ..reporting()
         };
         heard(self.report(policy, &request, &control, Source::Api).await?)
+    }
+
+    /// Has a reservation grow to what was used so far, and live on from now: one that reports
+    /// before its `--hold-time` is over never expires. Absolute counts, so one that comes twice
+    /// changes nothing; the settlement still says the last word. No usage at all only keeps it alive.
+    pub async fn progress(
+        &self,
+        domain: &str,
+        id: &str,
+        usage: Reported,
+    ) -> Result<ReportAnswer, ApiError> {
+        let answer = self.progress_uncounted(domain, id, usage).await;
+        self.counted(answer)
+    }
+
+    async fn progress_uncounted(
+        &self,
+        domain: &str,
+        id: &str,
+        usage: Reported,
+    ) -> Result<ReportAnswer, ApiError> {
+        if id.is_empty() {
+            return Err(ApiError::NoId);
+        }
+        let counts = match said(usage)? {
+            Said::Measures(counts) => counts,
+            Said::Nothing => [0; 4],
+            Said::Total(_) => {
+                return Err(ApiError::BadUsage {
+                    name: "total",
+                    problem: "what was used so far is said by measure".to_owned(),
+                });
+            }
+        };
+        let policy = self.known(domain)?;
+        heard(self.grow_in(policy, id, counts, Source::Api).await)
     }
 
     /// Gives back everything that a reservation charged.
@@ -240,7 +304,16 @@ impl Service {
     pub async fn report_usage(
         &self,
         target: &Target<'_>,
-        usage: ReportedUsage,
+        usage: Reported,
+    ) -> Result<ReportAnswer, ApiError> {
+        let answer = self.report_usage_uncounted(target, usage).await;
+        self.counted(answer)
+    }
+
+    async fn report_usage_uncounted(
+        &self,
+        target: &Target<'_>,
+        usage: Reported,
     ) -> Result<ReportAnswer, ApiError> {
         let (request, counts) = request(target, usage)?;
         request.check()?;
@@ -252,9 +325,25 @@ impl Service {
         heard(self.report(policy, &request, &control, Source::Api).await?)
     }
 
+    /// Counts a report that was refused before it came here.
+    pub fn count_refused_report(&self) {
+        self.metrics()
+            .count_report(Source::Api.name(), ReportLabel::Invalid);
+    }
+
+    fn counted(&self, answer: Result<ReportAnswer, ApiError>) -> Result<ReportAnswer, ApiError> {
+        match &answer {
+            // Not the report's fault.
+            Ok(_)
+            | Err(ApiError::StoreUnavailable | ApiError::Request(RequestError::NotConfigured)) => {}
+            Err(_) => self.count_refused_report(),
+        }
+        answer
+    }
+
     /// Tells the state of the buckets of `target`'s first descriptor.
     pub async fn inspect(&self, target: &Target<'_>) -> Result<InspectAnswer, ApiError> {
-        let (request, _) = request(target, ReportedUsage::default())?;
+        let (request, _) = request(target, Reported::default())?;
         request.check()?;
         let policy = self.known(target.domain)?;
         let control = Control::default();
@@ -313,17 +402,14 @@ fn heard(answer: ReportAnswer) -> Result<ReportAnswer, ApiError> {
 
 type Counts = Option<[u64; 4]>;
 
-fn request<'a>(
-    target: &Target<'a>,
-    usage: ReportedUsage,
-) -> Result<(Request<'a>, Counts), ApiError> {
-    let counts = usage.check()?;
+fn request<'a>(target: &Target<'a>, usage: Reported) -> Result<(Request<'a>, Counts), ApiError> {
+    let said = said(usage)?;
     let descriptors: SmallVec<[Descriptor<'a>; 4]> = target
         .descriptors
         .iter()
         .map(|entries| Descriptor {
             entries: entries.iter().copied().collect(),
-            hits_addend: usage.total,
+            hits_addend: total(said),
             ..Descriptor::default()
         })
         .collect();
@@ -335,41 +421,11 @@ fn request<'a>(
     if !request.descriptors.is_empty() {
         request.check()?;
     }
+    let counts = match said {
+        Said::Measures(counts) => Some(counts),
+        Said::Nothing | Said::Total(_) => None,
+    };
     Ok((request, counts))
-}
-
-impl ReportedUsage {
-    fn check(self) -> Result<Counts, ApiError> {
-        let names = crate::limit::Measure::TOKENS.map(crate::limit::Measure::name);
-        for (measure, count) in names.into_iter().zip(self.measures) {
-            too_many(measure, count, MAX_MEASURED)?;
-        }
-        too_many("total", self.total, MAX_ADDEND)?;
-        let measured = self.measures.iter().any(Option::is_some);
-        if measured && self.total.is_some() {
-            return Err(ApiError::AmbiguousUsage);
-        }
-        Ok(measured.then(|| self.measures.map(Option::unwrap_or_default)))
-    }
-
-    fn facts(self) -> Facts {
-        let [input, cache_read, cache_write, output] = self.measures.map(|count| count.is_some());
-        Facts {
-            counted_input: input || cache_read || cache_write,
-            counted_output: output,
-            ..Facts::default()
-        }
-    }
-}
-
-fn too_many(measure: &'static str, count: Option<u64>, most: u64) -> Result<(), ApiError> {
-    match count {
-        Some(count) if count > most => {
-            let problem = format!("{count} is more than the {most} that one report may count");
-            Err(ApiError::BadUsage { measure, problem })
-        }
-        _ => Ok(()),
-    }
 }
 
 fn view(policy: &Policy, outcome: &LimitOutcome<'_>) -> BucketView {

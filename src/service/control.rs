@@ -9,8 +9,9 @@
 use smallvec::SmallVec;
 
 use super::request::{MAX_ADDEND, Request, RequestError};
-use crate::limit::{MAX_MEASURED, Measure};
+use crate::limit::MAX_MEASURED;
 use crate::rules::Entry;
+use crate::usage::{Name, Reported, Said};
 
 /// What control entries start with.
 pub const PREFIX: &str = "tollgate.";
@@ -26,11 +27,14 @@ pub struct Control<'a> {
     pub priority: Option<&'a str>,
     /// How the response ended, as the caller calls it.
     pub outcome: Option<&'a str>,
-    /// What was counted, in the order of [`Measure::TOKENS`]; `None`: nobody counted.
+    /// What was counted, in the order of [`Measure::TOKENS`](crate::limit::Measure::TOKENS);
+    /// `None`: nobody counted.
     pub counts: Option<[u64; 4]>,
     /// What else is known of a request before its answer. No report's business.
     pub facts: Facts,
-    /// Whether a count was none.
+    /// All tokens together, where nobody told them apart.
+    pub total: Option<u64>,
+    /// Whether a count was none, or counts contradict each other.
     pub bad_count: bool,
 }
 
@@ -72,6 +76,7 @@ impl<'a> Control<'a> {
     /// Reads the control entries of all descriptors.
     pub fn of(request: &Request<'a>) -> Result<Self, RequestError> {
         let mut control = Self::default();
+        let mut reported = Reported::default();
         for descriptor in &request.descriptors {
             let mut measure = None;
             for (key, value) in &descriptor.entries {
@@ -88,8 +93,8 @@ impl<'a> Control<'a> {
                     "max_output_tokens" => {
                         control.fact(value, |facts| &mut facts.max_output_tokens);
                     }
-                    name => match token_measure(name) {
-                        Some(counted) => control.count(counted, value),
+                    name => match countable(name) {
+                        Some(counted) => control.count(&mut reported, counted, value),
                         None => return Err(unknown(key, value, "there is no such control entry")),
                     },
                 }
@@ -109,9 +114,17 @@ impl<'a> Control<'a> {
                 if addend > MAX_ADDEND {
                     control.bad_count = true;
                 } else {
-                    control.add(measure, addend);
+                    add(&mut reported, measure, addend);
                 }
             }
+        }
+        control.facts.counted_input = reported.says_prompt();
+        control.facts.counted_output = reported.says_answer();
+        match reported.resolve() {
+            Ok(Said::Nothing) => {}
+            Ok(Said::Measures(counts)) => control.counts = Some(counts),
+            Ok(Said::Total(total)) if total <= MAX_ADDEND => control.total = Some(total),
+            Ok(Said::Total(_)) | Err(_) => control.bad_count = true,
         }
         Ok(control)
     }
@@ -124,12 +137,12 @@ impl<'a> Control<'a> {
             ..
         } = self.facts;
         let fact = input_bytes.is_some() || max_output_tokens.is_some();
-        self.counts.is_some() || (fact && self.phase != Phase::Report)
+        self.counts.is_some() || (fact && self.total.is_none() && self.phase != Phase::Report)
     }
 
-    fn count(&mut self, measure: Measure, value: &str) {
+    fn count(&mut self, reported: &mut Reported, name: Name, value: &str) {
         match counted(value) {
-            Some(count) => self.add(measure, count),
+            Some(count) => add(reported, name, count),
             None => self.bad_count = true,
         }
     }
@@ -143,19 +156,6 @@ impl<'a> Control<'a> {
             None => self.bad_count = true,
         }
     }
-
-    fn add(&mut self, measure: Measure, count: u64) {
-        match measure {
-            Measure::OutputTokens => self.facts.counted_output = true,
-            _ => self.facts.counted_input = true,
-        }
-        let counts = self.counts.get_or_insert_default();
-        for (place, known) in counts.iter_mut().zip(Measure::TOKENS) {
-            if known == measure {
-                *place = place.saturating_add(count).min(MAX_MEASURED);
-            }
-        }
-    }
 }
 
 fn counted(value: &str) -> Option<u64> {
@@ -163,18 +163,25 @@ fn counted(value: &str) -> Option<u64> {
     count.filter(|count| *count <= MAX_MEASURED)
 }
 
-fn token_measure(name: &str) -> Option<Measure> {
-    Measure::TOKENS
-        .into_iter()
-        .find(|measure| measure.name() == name)
+/// Counts under one name add up.
+fn add(reported: &mut Reported, name: Name, count: u64) {
+    let before = reported.get(name).unwrap_or_default();
+    let sum = before.saturating_add(count).min(MAX_MEASURED);
+    reported.set(name, Some(sum));
 }
 
-fn measure_named(key: &str, value: &str) -> Result<Measure, RequestError> {
-    token_measure(value).ok_or_else(|| {
+/// The count of that name. `total` is none here: an addend without a measure is one.
+fn countable(name: &str) -> Option<Name> {
+    Name::from_name(name).filter(|name| *name != Name::Total)
+}
+
+fn measure_named(key: &str, value: &str) -> Result<Name, RequestError> {
+    countable(value).ok_or_else(|| {
         unknown(
             key,
             value,
-            "a measure is one of input_tokens, cache_read_tokens, cache_write_tokens, output_tokens",
+            "a measure is one of input_tokens, cache_read_tokens, cache_write_tokens, \
+             output_tokens, prompt_tokens, cached_tokens, completion_tokens, total_tokens",
         )
     })
 }

@@ -4,6 +4,7 @@
 mod admission;
 mod answer;
 mod api;
+mod batch;
 mod body;
 mod budget;
 mod control;
@@ -17,6 +18,8 @@ mod policy;
 mod report;
 mod request;
 mod statistics;
+mod unsent;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,9 +31,9 @@ use tokio_util::task::TaskTracker;
 
 pub use answer::{Answer, LimitStatus, Status};
 pub use api::{
-    ApiError, BucketView, InspectAnswer, ReportAnswer, ReportResult, ReportedUsage, ReserveAnswer,
-    Target,
+    ApiError, BucketView, InspectAnswer, ReportAnswer, ReportResult, ReserveAnswer, Target,
 };
+pub use batch::{MAX_REPORTS, check_batch, do_each};
 pub use control::{Control, Facts, PREFIX as CONTROL_PREFIX, Phase};
 pub use request::{
     Descriptor, MAX_ADDEND, MAX_DESCRIPTORS, MAX_ENTRIES, MAX_TEXT, Request, RequestError,
@@ -162,10 +165,13 @@ impl Service {
             Ok(counts) => {
                 let open = i64::try_from(counts.open).unwrap_or(i64::MAX);
                 self.0.metrics.reservations_open.set(open);
-                self.0
-                    .metrics
-                    .reservations_expired
-                    .inc_by(counts.newly_expired);
+                let metrics = self.metrics();
+                metrics
+                    .reservations_expired_unreported
+                    .inc_by(counts.newly_unreported);
+                metrics
+                    .reservations_expired_cut_short
+                    .inc_by(counts.newly_cut_short);
             }
             Err(error) => self.store_failed(&error),
         }

@@ -182,6 +182,9 @@ impl<'p> Plan<'p> {
             self.descriptors[descriptor].unlimited = true;
             return;
         };
+        let counts_tokens_only = limit.formula.counts_tokens() && !limit.formula.counts_hits();
+        let total = control.total.filter(|_| counts_tokens_only);
+        let addend = total.map_or(addend, Addend::Take);
         let bad_addend = matches!(addend, Addend::Bad) && asked.uses_addend(&limit);
         let bad_count = control.bad_count && limit.formula.counts_tokens();
         if bad_addend || bad_count {
@@ -194,7 +197,7 @@ impl<'p> Plan<'p> {
         // Counts, and estimates where there are none, are of the whole request: several descriptors
         // that come to one bucket (one for each measure, say) take them from it once.
         let again = limit.formula.counts_tokens()
-            && (control.says_tokens() || addend == Addend::None)
+            && (control.says_tokens() || total.is_some() || addend == Addend::None)
             && self.charges.iter().any(|planned| planned.key == key);
         let group = asked.group(&limit, key);
         let cost = asked.cost(&Met {

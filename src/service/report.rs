@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::Service;
 use super::admission::RETRY_TIME;
 use super::api::{BucketView, ReportAnswer, ReportResult};
 use super::budget::Moved;
@@ -19,6 +18,7 @@ use super::plan::Addend;
 use super::policy::Policy;
 use super::request::{Request, RequestError};
 use super::statistics::Used;
+use super::{Service, unsent};
 use crate::limit::{Limit, Settlement, Timestamp, Usage};
 use crate::metrics::ReportLabel;
 use crate::rules::BucketKey;
@@ -118,9 +118,14 @@ impl Service {
             ),
             (None, None) => (self.0.ids.new_id(), RETRY_TIME),
         };
+        let unsent = control.outcome.is_some_and(unsent::never_sent);
+        let settlement = match usage {
+            Usage::Missing if unsent => Settlement::Release,
+            usage => Settlement::Settle(usage),
+        };
         let ending = Ending {
             key: HoldKey::of(&policy.name, &id),
-            settlement: Settlement::Settle(usage),
+            settlement,
             fallback: charges,
             lifetime,
         };
@@ -146,6 +151,29 @@ impl Service {
             ending,
             fallback: SmallVec::new(),
             source: Source::Api,
+        })
+        .await
+    }
+
+    /// Has a reservation go on with what was used so far.
+    pub(super) async fn grow_in(
+        &self,
+        policy: Arc<Policy>,
+        id: &str,
+        counts: [u64; 4],
+        source: Source,
+    ) -> ReportAnswer {
+        let ending = Ending {
+            key: HoldKey::of(&policy.name, id),
+            settlement: Settlement::SoFar(counts),
+            fallback: Charges::new(),
+            lifetime: self.0.options.hold_time,
+        };
+        self.work(Work {
+            policy,
+            ending,
+            fallback: SmallVec::new(),
+            source,
         })
         .await
     }
@@ -209,7 +237,7 @@ impl Service {
                     ReportLabel::Charged,
                 )
             }
-            EndResult::Settled { record, made } => {
+            EndResult::Grown { record, made } | EndResult::Settled { record, made } => {
                 let used = Used::of_record(record, ending.settlement);
                 let charged: SmallVec<[Charged; 4]> = record
                     .charges
@@ -227,12 +255,15 @@ impl Service {
                     .collect();
                 let (result, label) = match ending.settlement {
                     Settlement::Release => (ReportResult::Released, ReportLabel::Released),
+                    Settlement::SoFar(_) => (ReportResult::Grown, ReportLabel::Grown),
                     Settlement::Settle(Usage::Missing) => {
                         (ReportResult::Settled, ReportLabel::WithoutUsage)
                     }
                     Settlement::Settle(_) => (ReportResult::Settled, ReportLabel::Settled),
                 };
-                self.metrics().count_reservation_ended(label);
+                if matches!(ended.result, EndResult::Settled { .. }) {
+                    self.metrics().count_reservation_ended(label);
+                }
                 let buckets = self.tell(&work.policy, &charged, ended.now, &ended.readings);
                 (ReportAnswer { result, buckets }, label)
             }
@@ -307,6 +338,9 @@ impl Service {
 fn usage(request: &Request<'_>, control: &Control<'_>, source: Source) -> Option<Usage> {
     if let Some(counts) = control.counts {
         return Some(Usage::Measured(counts));
+    }
+    if let Some(total) = control.total {
+        return Some(Usage::Total(total));
     }
     let mut largest = None;
     for descriptor in &request.descriptors {

@@ -23,13 +23,15 @@ impl Used {
     }
 
     /// What is told about each charge of a reservation; `None` for those that count no tokens, and
-    /// for those that an earlier charge on the same bucket settles for.
+    /// for those that an earlier charge on the same bucket settles for. While a stream goes on,
+    /// nothing is told.
     pub(super) fn of_record(record: &Record, settlement: Settlement) -> Vec<Option<Self>> {
         let charges = record.charges.iter();
         charges
             .map(|charge| {
                 let held = &charge.held;
-                if held.again || !held.settles() {
+                let goes_on = matches!(settlement, Settlement::SoFar(_));
+                if held.again || !held.settles() || goes_on {
                     return None;
                 }
                 let Settlement::Settle(usage) = settlement else {

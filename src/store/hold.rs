@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::Held;
-use crate::limit::HeldCharge;
+use crate::limit::{HeldCharge, Settlement};
 use crate::rules::BucketKey;
 
 /// Which reservation: a hash of its id and its domain, because callers choose ids.
@@ -50,6 +50,15 @@ pub struct Record {
 }
 
 impl Record {
+    /// What is charged after a settlement that it outlives.
+    pub(super) fn after(&self, settlement: Settlement) -> Self {
+        let mut after = self.clone();
+        for recorded in &mut after.charges {
+            recorded.held.amount = recorded.held.final_amount(settlement);
+        }
+        after
+    }
+
     /// Adds what it holds of each of `keys` to the place beside it.
     pub(super) fn add_held(&self, keys: &[BucketKey], held: &mut [Held]) {
         for (key, held) in keys.iter().zip(held) {

@@ -65,7 +65,8 @@ pub struct Hold {
     /// Whether it only tells a retry of the admission: no report will end it, so it is not counted
     /// as open, nor as expired.
     pub only_tells_retries: bool,
-    /// After which time it is forgotten, settled or not.
+    /// After which time it is open no more. A report that comes later still settles it, until the
+    /// same time has passed again: it charges what was not charged yet.
     pub lifetime: Duration,
     /// What to remember.
     pub record: Record,
@@ -93,16 +94,18 @@ pub enum Verdict {
     Repeated,
 }
 
-/// A report that ends a reservation.
+/// A report on a reservation: it ends, or goes on with more charged
+/// ([`Settlement::SoFar`]).
 #[derive(Clone, Debug)]
 pub struct Ending {
     /// The reservation.
     pub key: HoldKey,
     /// How it ends.
     pub settlement: Settlement,
-    /// What to charge in full if no such reservation is known.
+    /// What to charge in full if no such reservation is known; nothing for one that goes on.
     pub fallback: Charges,
-    /// How long to remember that the report came, in case its admission comes later.
+    /// How long to remember that the report came, in case its admission comes later; how long a
+    /// reservation that goes on lives from now.
     pub lifetime: Duration,
 }
 
@@ -124,6 +127,13 @@ pub enum EndResult {
     Already,
     /// No such reservation; the fallback was charged.
     Charged,
+    /// The reservation's charges grew to what was used so far, and it goes on.
+    Grown {
+        /// What it remembered before.
+        record: Record,
+        /// When it was made.
+        made: Timestamp,
+    },
     /// The reservation's charges were replaced.
     Settled {
         /// What it remembered.
@@ -140,8 +150,11 @@ pub enum EndResult {
 pub struct HoldCounts {
     /// Neither settled nor released nor expired.
     pub open: u64,
-    /// Found expired without a report since the last count was taken. Each is found by one asker.
-    pub newly_expired: u64,
+    /// Found expired since the last count was taken, with no report at all. Each is found by one
+    /// asker.
+    pub newly_unreported: u64,
+    /// The same, but reports had come of what was used so far.
+    pub newly_cut_short: u64,
 }
 
 /// What open reservations hold of one bucket.

@@ -50,7 +50,7 @@ const TABLE: &[Layer] = &[
     layer("store",         &["limit", "rules", "clock"],                &["base64", "blake3", "foldhash", "hashbrown", "smallvec", "thiserror", "tokio"]),
     layer("store::redis",  &["limit", "rules", "clock", "store"],       &["base64", "foldhash", "hashbrown", "redis", "secrecy", "smallvec", "thiserror", "tokio"]),
     layer("metrics",       &["store"],                                  &["prometheus"]),
-    layer("usage",         &["limit"],                                  &["serde_json"]),
+    layer("usage",         &["limit"],                                  &["flate2", "thiserror"]),
     // The use cases.
     layer("service",       &["limit", "rules", "store", "usage", "metrics", "clock", "telemetry"],
                                                                         &["arc_swap", "base64", "blake3", "foldhash", "jiff", "serde_json", "smallvec", "thiserror", "tokio", "tokio_util", "tracing"]),

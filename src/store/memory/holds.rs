@@ -1,11 +1,12 @@
-//! The reservations of one shard: which are known, when each is forgotten, how many are open.
+//! The reservations of one shard: which are known, when each expires and is forgotten, how many are
+//! open.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hashbrown::HashMap;
 
-use crate::limit::Timestamp;
+use crate::limit::{Settlement, Timestamp, Usage};
 use crate::store::{HoldKey, Record};
 
 /// How long a reservation that ended is remembered, to know what comes again. Whatever comes twice
@@ -17,12 +18,14 @@ pub(super) struct Holds {
     pub(super) known: HashMap<HoldKey, Remembered, foldhash::quality::RandomState>,
     expiries: BTreeSet<(Timestamp, HoldKey)>,
     pub(super) open: u64,
-    pub(super) newly_expired: u64,
+    pub(super) newly_unreported: u64,
+    pub(super) newly_cut_short: u64,
 }
 
 #[derive(Debug)]
 pub(super) struct Remembered {
     pub(super) state: State,
+    /// When it changes by itself: an open one expires, all others are forgotten.
     expires: Timestamp,
     made: Timestamp,
 }
@@ -35,7 +38,13 @@ pub(super) enum State {
         record: Record,
         /// Not one that only tells retries.
         counted: bool,
+        /// Whether a report came of what was used so far.
+        grown: bool,
     },
+    /// Open until it expired. A report still settles it.
+    Late(Record),
+    /// Ended by a report without usage. One that has found it still settles it.
+    Unmeasured(Record),
     /// Released: the request did not happen, and may come anew.
     Released,
     /// The report came, the admission has not yet.
@@ -62,25 +71,63 @@ impl Holds {
         self.expiries.insert((expires, key));
     }
 
-    /// Ends an open reservation; what it remembered, and when it was made. `None`: it is not open.
+    /// Ends a reservation that is open or late, or whose usage nobody had found; what it remembered,
+    /// and when it was made. `None`: it is none of these.
     pub(super) fn end(
         &mut self,
         key: HoldKey,
-        state: State,
+        settlement: Settlement,
         now: Timestamp,
     ) -> Option<(Record, Timestamp)> {
-        let held = self
-            .known
-            .get_mut(&key)
-            .filter(|held| matches!(held.state, State::Open { .. }))?;
+        let measured = matches!(
+            settlement,
+            Settlement::Settle(Usage::Measured(_) | Usage::Total(_))
+        );
+        let held = self.known.get_mut(&key).filter(|held| match held.state {
+            State::Open { .. } | State::Late(_) => true,
+            State::Unmeasured(_) => measured,
+            State::Closed | State::Released | State::Reported => false,
+        })?;
+        let state = match settlement {
+            Settlement::Release => State::Released,
+            Settlement::Settle(Usage::Missing) => {
+                held.state.record().map_or(State::Closed, |record| {
+                    State::Unmeasured(record.after(settlement))
+                })
+            }
+            Settlement::Settle(_) | Settlement::SoFar(_) => State::Closed,
+        };
         let made = held.made;
         let before = std::mem::replace(&mut held.state, state);
         self.open = self.open.saturating_sub(u64::from(before.is_counted()));
         self.shorten(key, now);
-        match before {
-            State::Open { record, .. } => Some((record, made)),
-            State::Closed | State::Released | State::Reported => None,
-        }
+        before.into_record().map(|record| (record, made))
+    }
+
+    /// What a reservation that can go on remembers, and when it was made.
+    pub(super) fn growing(&self, key: HoldKey) -> Option<(&Record, Timestamp)> {
+        let held = self.known.get(&key)?;
+        let goes_on = held.state.is_counted() || matches!(held.state, State::Late(_));
+        held.state
+            .record()
+            .filter(|_| goes_on)
+            .map(|record| (record, held.made))
+    }
+
+    /// Goes on with what was used so far in its record, until `expires`; a late one is open again.
+    pub(super) fn grow(&mut self, key: HoldKey, record: Record, expires: Timestamp) {
+        let Some(held) = self.known.get_mut(&key) else {
+            return;
+        };
+        self.open += u64::from(!held.state.is_counted());
+        held.state = State::Open {
+            record,
+            counted: true,
+            grown: true,
+        };
+        self.expiries.remove(&(held.expires, key));
+        held.expires = expires;
+        self.expiries.insert((expires, key));
     }
 
     /// What ended is remembered for a while only.
@@ -98,16 +145,53 @@ impl Holds {
                 break;
             }
             self.expiries.pop_first();
-            let expired = self.known.remove(&key);
-            if expired.is_some_and(|held| held.state.is_counted()) {
-                self.open = self.open.saturating_sub(1);
-                self.newly_expired += 1;
+            let Some(held) = self.known.remove(&key) else {
+                continue;
+            };
+            let State::Open {
+                record,
+                counted: true,
+                grown,
+            } = held.state
+            else {
+                continue;
+            };
+            self.open = self.open.saturating_sub(1);
+            self.newly_cut_short += u64::from(grown);
+            self.newly_unreported += u64::from(!grown);
+            let forgotten = late_until(held.made, expires);
+            if forgotten > now {
+                self.insert(key, State::Late(record), forgotten, held.made);
             }
         }
     }
 }
 
+/// Until when a reservation that expired is remembered: for as long again as it was open.
+fn late_until(made: Timestamp, expires: Timestamp) -> Timestamp {
+    let open = expires.as_micros().saturating_sub(made.as_micros());
+    expires.plus(Duration::from_micros(open))
+}
+
 impl State {
+    const fn record(&self) -> Option<&Record> {
+        match self {
+            Self::Open { record, .. } | Self::Late(record) | Self::Unmeasured(record) => {
+                Some(record)
+            }
+            Self::Closed | Self::Released | Self::Reported => None,
+        }
+    }
+
+    fn into_record(self) -> Option<Record> {
+        match self {
+            Self::Open { record, .. } | Self::Late(record) | Self::Unmeasured(record) => {
+                Some(record)
+            }
+            Self::Closed | Self::Released | Self::Reported => None,
+        }
+    }
+
     /// Whether it counts among the open reservations.
     const fn is_counted(&self) -> bool {
         matches!(self, Self::Open { counted: true, .. })

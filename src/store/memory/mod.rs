@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use self::holds::{Holds, REMEMBERED, Remembered, State};
 use super::{
     Admission, Charge, Charges, Decision, EndResult, Ended, Ending, Held, HoldCounts, Readings,
-    RecordedCharge, Verdict,
+    Record, RecordedCharge, Verdict,
 };
 use crate::clock::Clock;
 use crate::limit::{self, Bucket, Mode, Settlement, Timestamp, decide};
@@ -77,7 +77,7 @@ impl Memory {
         holds.expire(self.clock.now());
         match holds.known.get_mut(&hold.key) {
             Some(Remembered {
-                state: State::Closed | State::Open { .. },
+                state: State::Closed | State::Open { .. } | State::Unmeasured(_),
                 ..
             }) => {
                 let (_, now, readings) = self.decide(&admission.charges, Mode::Peek);
@@ -124,7 +124,11 @@ impl Memory {
                         }
                     }
                     let counted = !hold.only_tells_retries;
-                    let state = State::Open { record, counted };
+                    let state = State::Open {
+                        record,
+                        counted,
+                        grown: false,
+                    };
                     holds.insert(hold.key, state, now.plus(hold.lifetime), now);
                 }
                 Decision {
@@ -141,25 +145,16 @@ impl Memory {
         let mut holds = lock(&self.holds[shard_of(ending.key.as_bytes())]);
         let now = self.clock.now();
         holds.expire(now);
-        let closed = match ending.settlement {
-            Settlement::Release => State::Released,
-            Settlement::Settle(_) => State::Closed,
-        };
+        if matches!(ending.settlement, Settlement::SoFar(_)) {
+            return self.grow(&mut holds, ending, now);
+        }
         let nothing = |result| Ended {
             result,
             now,
             readings: Readings::new(),
         };
-        if let Some((record, made)) = holds.end(ending.key, closed, now) {
-            let correction = |recorded: &RecordedCharge| {
-                forced(
-                    recorded.key,
-                    recorded.held.limit,
-                    recorded.held.correction(ending.settlement, made, now),
-                )
-            };
-            let charges: Charges = record.charges.iter().map(correction).collect();
-            let (_, now, readings) = self.decide_at(Some(now), &charges, Mode::Apply);
+        if let Some((record, made)) = holds.end(ending.key, ending.settlement, now) {
+            let (_, now, readings) = self.settle(&record, made, ending, now);
             let result = EndResult::Settled { record, made };
             return Ended {
                 result,
@@ -187,6 +182,49 @@ impl Memory {
         }
     }
 
+    /// Has a reservation go on with what was used so far.
+    fn grow(&self, holds: &mut Holds, ending: &Ending, now: Timestamp) -> Ended {
+        let nothing = |result| Ended {
+            result,
+            now,
+            readings: Readings::new(),
+        };
+        let Some((record, made)) = holds.growing(ending.key) else {
+            return nothing(if holds.known.contains_key(&ending.key) {
+                EndResult::Already
+            } else {
+                EndResult::Unknown
+            });
+        };
+        let (record, grown) = (record.clone(), record.after(ending.settlement));
+        let (_, now, readings) = self.settle(&record, made, ending, now);
+        holds.grow(ending.key, grown, now.plus(ending.lifetime));
+        Ended {
+            result: EndResult::Grown { record, made },
+            now,
+            readings,
+        }
+    }
+
+    /// Replaces what a reservation charged.
+    fn settle(
+        &self,
+        record: &Record,
+        made: Timestamp,
+        ending: &Ending,
+        now: Timestamp,
+    ) -> (limit::Verdict, Timestamp, Readings) {
+        let correction = |recorded: &RecordedCharge| {
+            forced(
+                recorded.key,
+                recorded.held.limit,
+                recorded.held.correction(ending.settlement, made, now),
+            )
+        };
+        let charges: Charges = record.charges.iter().map(correction).collect();
+        self.decide_at(Some(now), &charges, Mode::Apply)
+    }
+
     /// Counts the reservations.
     pub fn count_holds(&self) -> HoldCounts {
         let now = self.clock.now();
@@ -195,7 +233,8 @@ impl Memory {
             let mut holds = lock(holds);
             holds.expire(now);
             counts.open += holds.open;
-            counts.newly_expired += std::mem::take(&mut holds.newly_expired);
+            counts.newly_unreported += std::mem::take(&mut holds.newly_unreported);
+            counts.newly_cut_short += std::mem::take(&mut holds.newly_cut_short);
         }
         counts
     }
@@ -211,6 +250,7 @@ impl Memory {
                 if let State::Open {
                     record,
                     counted: true,
+                    ..
                 } = &held.state
                 {
                     record.add_held(keys, &mut found);

@@ -28,6 +28,9 @@ use crate::store::{Admission, Charges, Decision, Verdict};
 /// How many operations go into one call.
 const MAX_OPERATIONS: usize = 512;
 
+/// How often a call steps back for callers that are about to ask.
+const MAX_YIELDS: usize = 8;
+
 /// Within which time a charge that is undone is given back.
 const UNDO_TIME: Duration = Duration::from_secs(3);
 
@@ -70,6 +73,7 @@ pub(super) async fn run(
                 None => return,
             },
         };
+        let_ready_callers_ask(&pending).await;
         gather(first, &mut pending, &mut batch, &mut carried);
         if late.load(Ordering::Acquire) >= MAX_LATE_CALLS {
             // What nobody waits for goes on: it gives back charges, and is rare.
@@ -141,6 +145,20 @@ async fn finish(
     // First of all: what is given back now must find its way.
     late.fetch_sub(1, Ordering::AcqRel);
     deliver(&mut batch, &places, result, &queue);
+}
+
+/// Lets the tasks run that can: they may be about to ask. Where none does, this costs a few hundred
+/// nanoseconds; under load calls get larger by it, and all of it cheaper.
+async fn let_ready_callers_ask(pending: &mpsc::Receiver<Pending>) {
+    let mut waiting = pending.len();
+    for _ in 0..MAX_YIELDS {
+        tokio::task::yield_now().await;
+        let now_waiting = pending.len();
+        if now_waiting == waiting {
+            return;
+        }
+        waiting = now_waiting;
+    }
 }
 
 /// Fills `batch` with what waits already. What nobody waits for any more is left out: an admission

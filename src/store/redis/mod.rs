@@ -159,10 +159,11 @@ impl Redis {
         if let Some(clock) = &self.clock {
             command.arg(clock.now().as_micros());
         }
-        let (open, newly_expired): (u64, u64) = self.link.ask(&command).await?;
+        let (open, newly_unreported, newly_cut_short) = self.link.ask(&command).await?;
         Ok(HoldCounts {
             open,
-            newly_expired,
+            newly_unreported,
+            newly_cut_short,
         })
     }
 
@@ -170,6 +171,7 @@ impl Redis {
     /// keys to look at.
     pub async fn held(&self, keys: &[BucketKey]) -> Result<Option<Vec<Held>>, StoreError> {
         let mut found = vec![Held::default(); keys.len()];
+        let now = self.now().await?;
         let pattern = format!("{}*", script::holds_prefix(&self.prefix));
         let mut cursor: u64 = 0;
         for _ in 0..HELD_SCANS {
@@ -187,7 +189,7 @@ impl Redis {
                 for record in values
                     .iter()
                     .flatten()
-                    .filter_map(|value| record::open(value))
+                    .filter_map(|value| record::open(value, now))
                 {
                     record.add_held(keys, &mut found);
                 }
@@ -198,6 +200,15 @@ impl Redis {
             }
         }
         Ok(None)
+    }
+
+    async fn now(&self) -> Result<Timestamp, StoreError> {
+        if let Some(clock) = &self.clock {
+            return Ok(clock.now());
+        }
+        let (seconds, micros): (u64, u64) = self.link.ask(&::redis::cmd("TIME")).await?;
+        let micros = seconds.saturating_mul(1_000_000).saturating_add(micros);
+        Ok(Timestamp::from_micros(micros))
     }
 
     /// Whether Redis answers.
@@ -255,14 +266,20 @@ impl Drop for Waiting<'_> {
 const COUNT_HOLDS: &str = r"
 local now = ARGV[1] and tonumber(ARGV[1]) / 1000000 or tonumber(redis.call('TIME')[1])
 local fields = redis.call('HGETALL', KEYS[1])
-local open, expired = 0, 0
+local open, unreported, cut_short = 0, 0, 0
 for i = 1, #fields, 2 do
-  if (tonumber(fields[i]) + 1) * 60 <= now then
-    expired = expired + math.max(0, tonumber(fields[i + 1]))
-    redis.call('HDEL', KEYS[1], fields[i])
+  local minute, grown = fields[i]:match('^(%d+)(p?)$')
+  local count = tonumber(fields[i + 1])
+  if (tonumber(minute) + 1) * 60 > now then
+    open = open + count
   else
-    open = open + tonumber(fields[i + 1])
+    if grown == 'p' then
+      cut_short = cut_short + math.max(0, count)
+    else
+      unreported = unreported + math.max(0, count)
+    end
+    redis.call('HDEL', KEYS[1], fields[i])
   end
 end
-return { math.max(0, open), expired }
+return { math.max(0, open), unreported, cut_short }
 ";

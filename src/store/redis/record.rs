@@ -116,14 +116,13 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
 
 /// Reads the value of a reservation's key: its state, when it expires and was made (doubles), and the
 /// record while it is open.
-pub(super) fn open(value: &[u8]) -> Option<Record> {
-    let (state, rest) = value.split_first()?;
-    let record = rest.get(16..)?;
-    if state.eq_ignore_ascii_case(&b'o') {
-        decode(record).ok()
-    } else {
-        None
-    }
+pub(super) fn open(value: &[u8], now: Timestamp) -> Option<Record> {
+    let mut reader = Reader::new(value);
+    let state = reader.byte().ok()?.to_ascii_lowercase();
+    let expires = Timestamp::from_micros(reader.number().ok()?);
+    let is_open = matches!(state, b'o' | b'p') && expires > now;
+    let record = value.get(17..).filter(|_| is_open)?;
+    decode(record).ok()
 }
 
 /// Reads what [`encode`] wrote.

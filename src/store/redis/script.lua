@@ -17,6 +17,7 @@
 -- operations come.
 
 local unpack_struct, pack, floor, call = struct.unpack, struct.pack, math.floor, redis.call
+local format = string.format
 local EXACT = 9007199254740992
 local MAX_SPENT = 4000000000000000
 -- The longest a bucket is remembered after its last charge: a debt at a rate of nearly nothing
@@ -111,6 +112,11 @@ local function charged(spent, fraction, amount)
   return spent, fraction
 end
 
+-- An argument for PX. A number would be written by a costlier way.
+local function milliseconds(lifetime)
+  return format('%d', floor(lifetime / 1000) + 1)
+end
+
 -- Writes a bucket that was changed; one that was only looked at comes with what is `stored`.
 -- `lives` says until when its key lives, zero that there is none.
 local function write(key, spent, fraction, at, lives, limit, stored)
@@ -135,7 +141,7 @@ local function write(key, spent, fraction, at, lives, limit, stored)
     -- again, by the rate of then.
     local state = stored and stored:sub(1, 24) .. pack('<d', lives)
       or pack('<dddd', spent, fraction, at, lives)
-    call('SET', key, state, 'PX', floor(lifetime / 1000) + 1)
+    call('SET', key, state, 'PX', milliseconds(lifetime))
   elseif not stored then
     call('SET', key, pack('<dddd', spent, fraction, at, lives), 'KEEPTTL')
   end
@@ -242,30 +248,43 @@ end
 -- Open reservations are counted by the minute in which they expire.
 local open_key = KEYS[#KEYS]
 local opened = {}
-local function count_open(expires, by)
-  local minute = floor(expires / 60000000)
+local function count_open(expires, state, by)
+  local minute = format('%d', floor(expires / 60000000))
+  if state == 'p' then minute = minute .. 'p' end
   opened[minute] = (opened[minute] or 0) + by
 end
 
 -- A reservation's value: its state, when it expires, when it was made, and the charges. States:
--- o = open, q = open but only to tell a retry (no report will come, so it is not counted),
--- s = settled, x = released, r = reported before its admission came. O and Q are o and q that a
--- retry was let in on.
+-- o = open, p = open, and was told what was used so far, q = open but only to tell a retry (no
+-- report will come, so it is not counted), s = settled, x = released, r = reported before its
+-- admission came, m = ended by a report without usage. O, P and Q are o, p and q that a retry was
+-- let in on.
+--
+-- One that was open until it expired is late for as long again: a report still settles it.
 local function held(key)
   local value = call('GET', key)
   if value then
     local state, expires, made = unpack_struct('<c1dd', value)
     local lower = state:lower()
-    if expires > now then return lower, expires, made, value, state ~= lower end
+    local late = expires <= now
+    local known = not late or ((lower == 'o' or lower == 'p') and 2 * expires - made > now)
+    if known then return lower, late, expires, made, value, state ~= lower end
   end
   return nil
 end
 
+local function keep(key, state, expires, made, record)
+  local lifetime = expires - now
+  if state:lower() ~= 'q' then lifetime = lifetime + expires - made end
+  call('SET', key, pack('<c1dd', state, expires, made) .. record, 'PX', milliseconds(lifetime))
+end
+
 -- What is left of a reservation that ended, to know what comes again. For ten minutes: whatever
 -- comes twice comes within seconds.
-local function close(key, state, expires)
+local function close(key, state, expires, made, record)
   expires = math.min(expires, now + 600000000)
-  call('SET', key, pack('<c1dd', state, expires, now), 'PX', floor((expires - now) / 1000) + 1)
+  local value = pack('<c1dd', state, expires, made) .. record
+  call('SET', key, value, 'PX', milliseconds(expires - now))
 end
 
 local position = 1
@@ -294,11 +313,11 @@ local function decide()
     hold, lifetime, record, position = unpack_struct('<HdI4c0', operations, position)
     hold_key = KEYS[plain_count + bucket_count + hold]
     if not fresh then
-      local state, expires = held(hold_key)
-      if state and state ~= 'r' and state ~= 'x' then
+      local state, is_late, expires = held(hold_key)
+      if state and not is_late and state ~= 'r' and state ~= 'x' then
         verdict = 'P'
         peek = true
-        if state ~= 's' then call('SETRANGE', hold_key, 0, state:upper()) end
+        if state ~= 's' and state ~= 'm' then call('SETRANGE', hold_key, 0, state:upper()) end
       elseif state == 'r' then
         -- What was used is charged already; the request itself, the fixed part, is not. It
         -- follows the first 47 bytes of a held charge.
@@ -357,7 +376,7 @@ local function decide()
     dirty[slot[c]] = true
   end
   if late then
-    close(hold_key, 's', late)
+    close(hold_key, 's', late, now, '')
   elseif holds then
     for c = 1, count do
       if not fits[c] and not over(limit[c]) then
@@ -368,22 +387,23 @@ local function decide()
       end
     end
     local expires = now + lifetime
-    call('SET', hold_key, pack('<c1dd', open, expires, now) .. record, 'PX', floor(lifetime / 1000) + 1)
-    if open == 'o' then count_open(expires, 1) end
+    keep(hold_key, open, expires, now, record)
+    if open == 'o' then count_open(expires, open, 1) end
   end
 end
 
 -- Kinds of settlement: 0 release, 1 measured (four counts), 2 missing, 3 total (the first count),
--- 4 withdraw: release and forget, unless a retry was let in on it.
+-- 4 withdraw: release and forget, unless a retry was let in on it, 5 what was used so far (four
+-- counts): the reservation goes on.
 local function settle()
   local hold, lifetime, kind, c1, c2, c3, c4, count
   hold, lifetime, kind, c1, c2, c3, c4, count, position =
     unpack_struct('<HdBddddH', operations, position)
   read_charges(count)
   local hold_key = KEYS[plain_count + bucket_count + hold]
-  local state, expires, made, value, retried = held(hold_key)
+  local state, late, expires, made, value, retried = held(hold_key)
   if not state then
-    if count == 0 then
+    if count == 0 or kind == 5 then
       say('U')
       return
     end
@@ -394,18 +414,22 @@ local function settle()
       dirty[slot[c]] = true
       tell(true, slot[c])
     end
-    close(hold_key, 'r', now + lifetime)
+    close(hold_key, 'r', now + lifetime, now, '')
     return
   end
-  if (state ~= 'o' and state ~= 'q') or (kind == 4 and retried) then
+  local counted = state == 'o' or state == 'p'
+  local measured = kind == 1 or kind == 3
+  local ends = counted or (state == 'q' and kind ~= 5) or (state == 'm' and measured)
+  if not ends or (kind == 4 and retried) then
     say('D')
     return
   end
 
-  say(pack('<c1dI4', 'S', made, #value - 17))
-  say(value:sub(18))
+  say(pack('<c1dI4', kind == 5 and 'G' or 'S', made, #value - 17))
+  local record = value:sub(18)
+  say(record)
   local charges, byte = unpack_struct('<H', value, 18)
-  for _ = 1, charges do
+  for c = 1, charges do
     local key, flags, numerator, denominator, last, fixed, period, w1, w2, w3, w4
     key, flags, numerator, denominator, last, fixed, period, w1, w2, w3, w4, byte =
       unpack_struct('<c22BdddddI4I4I4I4xxxxxxxxxxxx', value, byte)
@@ -416,19 +440,27 @@ local function settle()
     local final = last
     if kind == 0 or kind == 4 then
       final = 0
+    elseif kind == 5 and (again or not tokens) then
+      final = last
     elseif again then
       -- An earlier charge on the same bucket settles for this one.
       if kind ~= 2 or gives_back then final = 0 end
-    elseif kind == 1 and tokens then
+    elseif (kind == 1 or kind == 5) and tokens then
       local sum = w1 * c1 + w2 * c2 + w3 * c3 + w4 * c4
       if sum > EXACT then sum = EXACT end
       local cost = floor(sum / 1000)
       if cost * 1000 < sum then cost = cost + 1 end
       final = fixed + cost
+      if kind == 5 then final = math.max(final, last) end
     elseif kind == 3 and tokens then
       final = fixed + c1
     elseif kind == 2 and tokens and gives_back then
       final = fixed
+    end
+    if final ~= last and (kind == 2 or kind == 5) then
+      -- It is remembered still: with what is charged now.
+      local from = 2 + (c - 1) * 91 + 39
+      record = record:sub(1, from) .. pack('<d', final) .. record:sub(from + 9)
     end
     local i = slot_of(prefix .. key)
     refill(i, limit_count)
@@ -441,12 +473,20 @@ local function settle()
     dirty[i] = true
     tell(true, i)
   end
-  if kind == 4 then
+  if counted and not late then count_open(expires, state, -1) end
+  if late then expires = 2 * expires - made end
+  if kind == 5 then
+    expires = now + lifetime
+    keep(hold_key, retried and 'P' or 'p', expires, made, record)
+    count_open(expires, 'p', 1)
+  elseif kind == 4 then
     call('DEL', hold_key)
+  elseif kind == 2 then
+    -- Another way in may still find how much it was.
+    close(hold_key, 'm', expires, made, record)
   else
-    close(hold_key, kind == 0 and 'x' or 's', expires)
+    close(hold_key, kind == 0 and 'x' or 's', expires, made, '')
   end
-  if state == 'o' then count_open(expires, -1) end
 end
 
 while position <= #operations do
@@ -464,7 +504,7 @@ for i = 1, #name do
 end
 
 for minute, by in pairs(opened) do
-  if by ~= 0 then call('HINCRBY', open_key, string.format('%.0f', minute), by) end
+  if by ~= 0 then call('HINCRBY', open_key, minute, by) end
 end
 
 return table.concat(answer)

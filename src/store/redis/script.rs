@@ -237,6 +237,7 @@ impl Call {
             Settlement::Settle(Usage::Measured(counts)) => (1, counts),
             Settlement::Settle(Usage::Missing) => (2, [0; 4]),
             Settlement::Settle(Usage::Total(total)) => (3, [total, 0, 0, 0]),
+            Settlement::SoFar(counts) => (5, counts),
         };
         let lifetime = micros(ending.lifetime);
         self.push_end(ending.key, lifetime, settlement, &ending.fallback);
@@ -392,13 +393,18 @@ fn read_ended(
             (EndResult::Charged, read_readings(reader, limits, now)?)
         }
         b'D' => (EndResult::Already, Readings::new()),
-        b'S' => {
+        kind @ (b'G' | b'S') => {
             let made = Timestamp::from_micros(reader.number()?);
             let length = usize::try_from(reader.weight()?).map_err(|_| Malformed)?;
             let record = record::decode(reader.bytes(length)?)?;
             let limits = record.charges.iter().map(|charge| &charge.held.limit);
             let readings = read_readings(reader, limits, now)?;
-            (EndResult::Settled { record, made }, readings)
+            let result = if kind == b'G' {
+                EndResult::Grown { record, made }
+            } else {
+                EndResult::Settled { record, made }
+            };
+            (result, readings)
         }
         b'U' => (EndResult::Unknown, Readings::new()),
         _ => return Err(Malformed),

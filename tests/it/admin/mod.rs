@@ -5,4 +5,5 @@ mod errors;
 mod fixture;
 mod lifecycle;
 mod probes;
+mod reports;
 mod v1;

@@ -100,5 +100,5 @@ async fn the_list_names_only_what_is_there() {
         assert!(![404, 405].contains(&reply.status), "{line}");
         listed += 1;
     }
-    assert_eq!(listed, 11);
+    assert_eq!(listed, 12);
 }

@@ -36,6 +36,34 @@ async fn a_settlement_replaces_the_estimate_and_counts_once() {
 }
 
 #[tokio::test]
+async fn a_stream_says_what_it_used_so_far_and_settles_in_the_end() {
+    let edge = Edge::start().await;
+    edge.ok("/v1/reserve", &reserve("r1")).await;
+    let so_far = |output: u64| json!({ "domain": "llm", "id": "r1", "usage": { "prompt_tokens": 300, "output_tokens": output } });
+    for (output, left) in [(100, 9_200), (1000, 8_700), (1000, 8_700), (900, 8_700)] {
+        let grown = edge.ok("/v1/progress", &so_far(output)).await;
+        assert_eq!(grown["result"], "grown");
+        assert_eq!(edge.tokens_left().await, left);
+    }
+    let alive = json!({ "domain": "llm", "id": "r1" });
+    assert_eq!(edge.ok("/v1/progress", &alive).await["result"], "grown");
+    assert_eq!(
+        edge.ok("/v1/settle", &so_far(950)).await["result"],
+        "settled"
+    );
+    assert_eq!(edge.tokens_left().await, 8_750);
+    let after = edge.ok("/v1/progress", &so_far(5000)).await;
+    assert_eq!(after["result"], "already_settled");
+    assert_eq!(edge.tokens_left().await, 8_750);
+
+    let total = json!({ "domain": "llm", "id": "r1", "usage": { "total": 5 } });
+    let nobodys = json!({ "domain": "llm", "id": "r2" });
+    for (body, status) in [(total, 400), (nobodys, 404)] {
+        assert_eq!(edge.post("/v1/progress", &body).await.status, status);
+    }
+}
+
+#[tokio::test]
 async fn a_settlement_by_total_needs_no_descriptors() {
     let edge = Edge::start().await;
     edge.ok("/v1/reserve", &reserve("r1")).await;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tollgate::service::{ApiError, BucketView, ReportResult, ReportedUsage, RequestError, Target};
+use tollgate::service::{ApiError, BucketView, ReportResult, RequestError, Target};
+use tollgate::usage::{Contradiction, Name, Reported};
 
 use crate::support::limiter::{Limiter, target};
 
@@ -16,23 +17,16 @@ descriptors:
     limits: [{ name: requests, rate: 1/hour }]
 ";
 
-const NOTHING: ReportedUsage = ReportedUsage {
-    measures: [None; 4],
-    total: None,
-};
-
-const fn total(total: u64) -> ReportedUsage {
-    ReportedUsage {
-        measures: [None; 4],
-        total: Some(total),
-    }
+fn nothing() -> Reported {
+    Reported::default()
 }
 
-const fn in_and_out(input: u64, output: u64) -> ReportedUsage {
-    ReportedUsage {
-        measures: [Some(input), None, None, Some(output)],
-        total: None,
-    }
+const fn total(total: u64) -> Reported {
+    Reported::of_total(total)
+}
+
+const fn in_and_out(input: u64, output: u64) -> Reported {
+    Reported::of_measures([Some(input), None, None, Some(output)])
 }
 
 /// Name, level and what the call charged, of each bucket.
@@ -48,7 +42,7 @@ async fn a_reservation_is_made_settled_and_then_over() {
     let limiter = Limiter::new(RULES);
     let service = &limiter.service;
     let reserved = service
-        .reserve(&target(&["k=a"]), NOTHING, None, None)
+        .reserve(&target(&["k=a"]), nothing(), None, None)
         .await
         .expect("answer");
     assert!(reserved.admitted);
@@ -101,11 +95,10 @@ async fn an_estimate_is_a_total_or_measures_and_not_both() {
     assert_eq!(reserve(total(500)).await, Ok(500));
     assert_eq!(reserve(in_and_out(100, 20)).await, Ok(120));
     assert_eq!(reserve(total(0)).await, Ok(0));
-    let both = ReportedUsage {
-        total: Some(1),
-        ..in_and_out(1, 1)
-    };
-    assert_eq!(reserve(both).await, Err(ApiError::AmbiguousUsage));
+    let mut both = in_and_out(1, 1);
+    both.set(Name::Total, Some(1));
+    let ambiguous = ApiError::Contradiction(Contradiction::Ambiguous);
+    assert_eq!(reserve(both).await, Err(ambiguous));
     let error = reserve(total(1_000_000_001)).await.expect_err("too much");
     assert_eq!(
         error.to_string(),
@@ -154,7 +147,7 @@ async fn a_caller_may_name_the_reservation_and_reserve_it_twice() {
     for charged in [1, 0] {
         let plain = target(&["plain=a"]);
         let answer = service
-            .reserve(&plain, NOTHING, Some("mine"), None)
+            .reserve(&plain, nothing(), Some("mine"), None)
             .await
             .expect("answer");
         assert!(
@@ -166,7 +159,7 @@ async fn a_caller_may_name_the_reservation_and_reserve_it_twice() {
         assert!(answer.buckets[0].fits);
     }
     let unnamed = service
-        .reserve(&target(&["plain=b"]), NOTHING, Some(""), None)
+        .reserve(&target(&["plain=b"]), nothing(), Some(""), None)
         .await;
     assert_eq!(
         unnamed.expect("answer").id,
@@ -180,7 +173,7 @@ async fn a_release_gives_back_everything() {
     let limiter = Limiter::new(RULES);
     let service = &limiter.service;
     let reserved = service
-        .reserve(&target(&["k=a"]), NOTHING, None, None)
+        .reserve(&target(&["k=a"]), nothing(), None, None)
         .await
         .expect("answer");
     let id = reserved.id.expect("an id");
@@ -225,9 +218,13 @@ async fn settling_what_nobody_reserved_charges_where_the_descriptors_say() {
 async fn a_total_of_zero_is_a_usage_and_no_total_is_none() {
     let limiter = Limiter::new(RULES);
     let service = &limiter.service;
-    for (usage, left) in [(total(0), 6000), (in_and_out(0, 0), 6000), (NOTHING, 5200)] {
+    for (usage, left) in [
+        (total(0), 6000),
+        (in_and_out(0, 0), 6000),
+        (nothing(), 5200),
+    ] {
         let reserved = service
-            .reserve(&target(&["k=a"]), NOTHING, None, None)
+            .reserve(&target(&["k=a"]), nothing(), None, None)
             .await;
         let id = reserved.expect("answer").id.expect("an id");
         let settled = service
@@ -253,7 +250,7 @@ async fn usage_without_a_reservation_is_charged_in_full_every_time() {
         assert_eq!(summary(&charged.buckets), [("tokens", level, 42)]);
     }
     let nothing = service
-        .report_usage(&target(&["k=a"]), NOTHING)
+        .report_usage(&target(&["k=a"]), nothing())
         .await
         .expect("answer");
     assert_eq!(nothing.result, ReportResult::WithoutUsage);
@@ -307,7 +304,7 @@ async fn calls_that_cannot_be_done_say_why() {
         ..target(&["k=a"])
     };
     let unknown = ApiError::UnknownDomain("elsewhere".to_owned());
-    let reserve = service.reserve(&elsewhere, NOTHING, None, None).await;
+    let reserve = service.reserve(&elsewhere, nothing(), None, None).await;
     assert_eq!(reserve, Err(unknown.clone()));
     assert_eq!(
         service.settle("id", total(1), &elsewhere).await,
@@ -332,7 +329,7 @@ async fn calls_that_cannot_be_done_say_why() {
     let none = target(&[]);
     let no_descriptors = || ApiError::from(RequestError::NoDescriptors);
     assert_eq!(
-        service.reserve(&none, NOTHING, None, None).await,
+        service.reserve(&none, nothing(), None, None).await,
         Err(no_descriptors())
     );
     assert_eq!(

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use tollgate::service::ReportedUsage;
+use tollgate::usage::Reported;
 
 use crate::support::limiter::{Limiter, target};
 
@@ -54,17 +54,14 @@ async fn used(limiter: &Limiter, limit: &str, rule: &str) -> Option<String> {
 }
 
 async fn settle(limiter: &Limiter, id: &str, output: u64) {
-    let usage = ReportedUsage {
-        measures: [None, None, None, Some(output)],
-        total: None,
-    };
+    let usage = Reported::of_measures([None, None, None, Some(output)]);
     let nothing = target(&[]);
     limiter.service.settle(id, usage, &nothing).await.unwrap();
 }
 
 async fn reserve(limiter: &Limiter) -> String {
     let target = target(&["tenant=acme"]);
-    let unknown = ReportedUsage::default();
+    let unknown = Reported::default();
     let answer = limiter.service.reserve(&target, unknown, None, None).await;
     answer.unwrap().id.unwrap()
 }

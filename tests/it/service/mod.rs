@@ -12,6 +12,7 @@ mod invalid;
 mod limits;
 mod metrics;
 mod modes;
+mod names;
 mod presets;
 mod reload;
 mod reports;

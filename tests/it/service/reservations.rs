@@ -111,9 +111,11 @@ async fn without_usage_each_limit_keeps_or_releases_its_estimate() {
     settle(&limiter, &id, &["@42"]).await;
     assert_eq!(
         taken(&limiter).await,
-        [1, 800, 0],
-        "and that was the settlement"
+        [1, 42, 42],
+        "another way in found it"
     );
+    settle(&limiter, &id, &["@7"]).await;
+    assert_eq!(taken(&limiter).await, [1, 42, 42]);
 }
 
 #[tokio::test]
@@ -191,6 +193,28 @@ descriptors:
 }
 
 #[tokio::test]
+async fn what_no_upstream_was_asked_for_is_given_back() {
+    let limiter = Limiter::new(RULES);
+    for (outcome, left) in [
+        ("request_rate_limited", [0, 0, 0]),
+        (
+            "upstream_reset_before_response_started{remote_connection_failure|111}",
+            [0, 0, 0],
+        ),
+        ("via_upstream", [1, 800, 0]),
+    ] {
+        let id = reservation(&limiter.ask(&["k=a"]).await);
+        settle(&limiter, &id, &[&format!("tollgate.outcome={outcome} @0")]).await;
+        assert_eq!(taken(&limiter).await, left, "{outcome}");
+    }
+    // What was counted was used, whoever answered.
+    let id = reservation(&limiter.ask(&["k=a"]).await);
+    let used = "tollgate.outcome=no_healthy_upstream tollgate.measure=output_tokens @7";
+    settle(&limiter, &id, &[used]).await;
+    assert_eq!(taken(&limiter).await, [2, 807, 35]);
+}
+
+#[tokio::test]
 async fn a_reservation_is_known_in_its_own_domain_only() {
     let limiter = Limiter::without_rules();
     limiter.install(&[
@@ -237,7 +261,11 @@ async fn a_reservation_that_nobody_settles_is_forgotten_with_its_charge_kept() {
     limiter.advance(hold_time);
     limiter.service.tidy().await;
     assert_eq!(limiter.series("tollgate_reservations_open"), 0);
-    assert_eq!(limiter.series("tollgate_reservations_expired_total"), 1);
+    assert_eq!(
+        limiter.series("tollgate_reservations_expired_total{cause=\"unreported\"}"),
+        1
+    );
+    limiter.advance(hold_time);
     settle(&limiter, &id, &["@1"]).await;
     assert_eq!(
         limiter.series("tollgate_reports_total{result=\"unknown_id\",source=\"envoy\"}"),

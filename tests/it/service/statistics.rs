@@ -4,7 +4,7 @@
     reason = "a test's scaffolding fails the test where it stands"
 )]
 
-use tollgate::service::ReportedUsage;
+use tollgate::usage::Reported;
 
 use crate::support::limiter::{Limiter, target};
 
@@ -39,15 +39,12 @@ fn seen(limiter: &Limiter, name: &str, limit: &str) -> (u64, f64) {
     (value("count") as u64, value("sum"))
 }
 
-fn measured(measures: [u64; 4]) -> ReportedUsage {
-    ReportedUsage {
-        measures: measures.map(Some),
-        total: None,
-    }
+fn measured(measures: [u64; 4]) -> Reported {
+    Reported::of_measures(measures.map(Some))
 }
 
 async fn reserve(limiter: &Limiter, descriptors: &[&str]) -> String {
-    let unknown = ReportedUsage::default();
+    let unknown = Reported::default();
     let answer = limiter
         .service
         .reserve(&target(descriptors), unknown, None, None)
@@ -55,7 +52,7 @@ async fn reserve(limiter: &Limiter, descriptors: &[&str]) -> String {
     answer.unwrap().id.unwrap()
 }
 
-async fn settle(limiter: &Limiter, id: &str, usage: ReportedUsage) {
+async fn settle(limiter: &Limiter, id: &str, usage: Reported) {
     let nothing = target(&[]);
     limiter.service.settle(id, usage, &nothing).await.unwrap();
 }
@@ -108,17 +105,13 @@ async fn what_is_not_known_is_not_told() {
     };
     // No usage; given back; a total, which has no measures; a cost of nothing.
     let id = reserve(&limiter, &["measured=a"]).await;
-    settle(&limiter, &id, ReportedUsage::default()).await;
+    settle(&limiter, &id, Reported::default()).await;
     assert_eq!(all(&limiter), [0, 0, 0]);
     let id = reserve(&limiter, &["measured=a"]).await;
     limiter.service.release("llm", &id).await.unwrap();
     assert_eq!(all(&limiter), [0, 0, 0]);
     let id = reserve(&limiter, &["measured=a"]).await;
-    let total = ReportedUsage {
-        total: Some(100),
-        ..ReportedUsage::default()
-    };
-    settle(&limiter, &id, total).await;
+    settle(&limiter, &id, Reported::of_total(100)).await;
     assert_eq!(all(&limiter), [0, 0, 1]);
     let id = reserve(&limiter, &["measured=a"]).await;
     settle(&limiter, &id, measured([0; 4])).await;
@@ -136,4 +129,19 @@ async fn a_report_without_a_reservation_tells_tokens_once_a_limit() {
         assert_close(seen(&limiter, "request_output_tokens", limit), (1, 7.0));
         assert_close(seen(&limiter, "estimate_ratio", limit), (0, 0.0));
     }
+}
+
+#[tokio::test]
+async fn a_stream_is_told_when_it_ends_and_not_while_it_goes_on() {
+    let limiter = Limiter::new(RULES);
+    let id = reserve(&limiter, &["measured=a"]).await;
+    for output in [500, 1100] {
+        let so_far = measured([0, 0, 0, output]);
+        limiter.service.progress("llm", &id, so_far).await.unwrap();
+    }
+    assert_close(seen(&limiter, "request_output_tokens", "all"), (0, 0.0));
+    assert_close(seen(&limiter, "debt_tokens", "all"), (0, 0.0));
+    settle(&limiter, &id, measured([0, 0, 0, 1200])).await;
+    assert_close(seen(&limiter, "request_output_tokens", "all"), (1, 1200.0));
+    assert_close(seen(&limiter, "debt_tokens", "all"), (1, 200.0));
 }

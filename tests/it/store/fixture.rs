@@ -177,6 +177,11 @@ impl Fixture {
         self.end(id, Settlement::Settle(usage), []).await
     }
 
+    /// Tells what was used so far.
+    pub(super) async fn so_far(&self, id: &str, counts: [u64; 4]) -> Ended {
+        self.end(id, Settlement::SoFar(counts), []).await
+    }
+
     pub(super) async fn release(&self, id: &str) -> Ended {
         self.end(id, Settlement::Release, []).await
     }

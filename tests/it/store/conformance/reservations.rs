@@ -5,8 +5,8 @@ use tollgate::store::{EndResult, Ending, Hold, HoldCounts, HoldKey, Verdict};
 
 use super::for_every_store;
 use crate::store::fixture::{
-    Fixture, LIFETIME, MICROSECOND, MINUTE, Vary as _, charge, fixed_window, held, just_before,
-    outcome, request, reservation, spent_of, token_bucket, tokens,
+    DAY, Fixture, LIFETIME, MICROSECOND, MINUTE, Vary as _, charge, fixed_window, held,
+    just_before, outcome, request, reservation, spent_of, token_bucket, tokens,
 };
 
 for_every_store! {
@@ -33,6 +33,11 @@ for_every_store! {
     a_settlement_reaches_buckets_refilled_meanwhile
     ids_of_other_domains_are_other_reservations
     charges_that_share_a_bucket_are_settled_each
+    a_late_report_charges_what_was_not_charged_yet
+    a_report_that_found_no_usage_is_outdone_by_one_that_did
+    what_was_used_so_far_grows_the_charge_and_settles_right
+    a_stream_that_was_cut_short_keeps_what_it_used_so_far
+    a_stream_of_half_an_hour_settles_as_a_short_one
 }
 
 fn measured(counts: [u64; 4]) -> Usage {
@@ -42,7 +47,7 @@ fn measured(counts: [u64; 4]) -> Usage {
 fn open(open: u64) -> HoldCounts {
     HoldCounts {
         open,
-        newly_expired: 0,
+        ..HoldCounts::default()
     }
 }
 
@@ -291,7 +296,6 @@ async fn a_reservation_expires_at_its_instant_and_not_a_microsecond_before(store
     store.clock.advance(just_before(LIFETIME));
     assert_eq!(store.hold("id", charges).await.verdict, Verdict::Repeated);
     store.clock.advance(MICROSECOND);
-    assert_eq!(store.release("id").await.result, EndResult::Unknown);
     // One came back in the ten minutes.
     let admitted = store.hold("id", charges).await;
     assert_eq!(outcome(&admitted), (Verdict::Admitted, vec![(true, 1599)]));
@@ -327,15 +331,118 @@ async fn a_reservation_expires_and_is_counted_once(store: Fixture) {
     // A store may count by whole minutes.
     store.clock.advance(MICROSECOND + MINUTE);
     let expired = HoldCounts {
-        open: 0,
-        newly_expired: 1,
+        newly_unreported: 1,
+        ..open(0)
     };
     assert_eq!(store.count_holds().await, expired);
     assert_eq!(store.count_holds().await, open(0));
-    let late = store.settle("kept", measured([1, 0, 0, 0])).await;
-    assert_eq!(late.result, EndResult::Unknown);
     // Its estimate stays charged; a minute and ten bring back one token.
     assert_eq!(store.spent("a", limit).await, 899);
+}
+
+async fn a_late_report_charges_what_was_not_charged_yet(store: Fixture) {
+    let limit = token_bucket(1, 1000 * MINUTE, 5000);
+    for id in ["more", "less", "twice", "forgotten", "anew"] {
+        store.hold(id, [tokens(id, limit, 800)]).await;
+    }
+    store.clock.advance(LIFETIME);
+    let reports = [("more", 900), ("less", 100), ("twice", 801)];
+    for (id, used) in reports {
+        let ended = store.settle(id, measured([used, 0, 0, 0])).await;
+        assert!(matches!(ended.result, EndResult::Settled { .. }));
+        assert_eq!(spent_of(&ended.readings), [(true, used)], "{id}");
+    }
+    let again = store.settle("twice", measured([5, 0, 0, 0])).await;
+    assert_eq!(again.result, EndResult::Already);
+    // Who comes under the same id then is new.
+    let anew = store.hold("anew", [tokens("anew", limit, 800)]).await;
+    assert_eq!(outcome(&anew), (Verdict::Admitted, vec![(true, 1600)]));
+
+    store.clock.advance(just_before(LIFETIME));
+    let last = store.settle("anew", measured([1, 0, 0, 0])).await;
+    assert_eq!(spent_of(&last.readings), [(true, 801)]);
+    store.clock.advance(MICROSECOND);
+    let forgotten = store.settle("forgotten", measured([1, 0, 0, 0])).await;
+    assert_eq!(forgotten.result, EndResult::Unknown);
+}
+
+async fn what_was_used_so_far_grows_the_charge_and_settles_right(store: Fixture) {
+    let limit = token_bucket(1, 10_000 * MINUTE, 5000);
+    store.hold("id", [tokens("a", limit, 100)]).await;
+    for (so_far, spent) in [(50, 100), (400, 400), (400, 400), (300, 400), (1000, 1000)] {
+        // It never expires while it is told of.
+        store.clock.advance(just_before(LIFETIME));
+        let grown = store.so_far("id", [so_far, 0, 0, 0]).await;
+        assert!(matches!(grown.result, EndResult::Grown { .. }));
+        assert_eq!(spent_of(&grown.readings), [(true, spent)]);
+        assert_eq!(store.count_holds().await, open(1));
+        let repeated = store.hold("id", [tokens("a", limit, 100)]).await;
+        assert_eq!(repeated.verdict, Verdict::Repeated);
+    }
+    let ended = store.settle("id", measured([990, 0, 0, 0])).await;
+    assert_eq!(spent_of(&ended.readings), [(true, 990)]);
+    assert_eq!(store.count_holds().await, open(0));
+    let after = store.so_far("id", [2000, 0, 0, 0]).await;
+    assert_eq!(after.result, EndResult::Already);
+    let unknown = store.so_far("nobody's", [2000, 0, 0, 0]).await;
+    assert_eq!(unknown.result, EndResult::Unknown);
+    assert_eq!(store.spent("a", limit).await, 990);
+}
+
+async fn a_report_that_found_no_usage_is_outdone_by_one_that_did(store: Fixture) {
+    let limit = token_bucket(1, 10_000 * MINUTE, 5000);
+    let kept = tokens("kept", limit, 800);
+    let mut given_back = tokens("given back", limit, 800);
+    given_back.1.missing_usage = MissingUsage::Release;
+    store.hold("id", [kept, given_back]).await;
+    let missing = store.settle("id", Usage::Missing).await;
+    assert_eq!(spent_of(&missing.readings), [(true, 800), (true, 0)]);
+    assert_eq!(store.count_holds().await, open(0));
+    for again in [Usage::Missing, Usage::Missing] {
+        assert_eq!(store.settle("id", again).await.result, EndResult::Already);
+    }
+    assert_eq!(store.release("id").await.result, EndResult::Already);
+    let repeated = store.hold("id", [kept]).await;
+    assert_eq!(repeated.verdict, Verdict::Repeated);
+    let found = store.settle("id", measured([100, 0, 0, 1])).await;
+    assert_eq!(spent_of(&found.readings), [(true, 101), (true, 101)]);
+    let twice = store.settle("id", measured([100, 0, 0, 1])).await;
+    assert_eq!(twice.result, EndResult::Already);
+    assert_eq!(store.count_holds().await, open(0));
+}
+
+async fn a_stream_that_was_cut_short_keeps_what_it_used_so_far(store: Fixture) {
+    let limit = token_bucket(1, 10_000 * MINUTE, 5000);
+    store.hold("id", [tokens("a", limit, 100)]).await;
+    store.so_far("id", [700, 0, 0, 0]).await;
+    store.clock.advance(LIFETIME + MINUTE);
+    let expired = HoldCounts {
+        newly_cut_short: 1,
+        ..open(0)
+    };
+    assert_eq!(store.count_holds().await, expired);
+    // Late, and told to go on: it is open again.
+    let grown = store.so_far("id", [800, 0, 0, 0]).await;
+    assert_eq!(spent_of(&grown.readings), [(true, 800)]);
+    assert_eq!(store.count_holds().await, open(1));
+    let missing = store.settle("id", Usage::Missing).await;
+    assert_eq!(spent_of(&missing.readings), [(true, 800)]);
+    assert_eq!(store.count_holds().await, open(0));
+}
+
+async fn a_stream_of_half_an_hour_settles_as_a_short_one(store: Fixture) {
+    let (bucket, window) = (token_bucket(10, MINUTE, 5000), fixed_window(10_000, DAY));
+    let charges = [tokens("a", bucket, 800), tokens("b", window, 800)];
+    let hold = Hold {
+        lifetime: 6 * LIFETIME,
+        ..reservation("long", &charges)
+    };
+    let charges = charges.map(|(charge, _)| charge);
+    store.admit(charges, Mode::Apply, Some(hold)).await;
+    store.clock.advance(30 * MINUTE);
+    let ended = store.settle("long", measured([0, 0, 0, 4000])).await;
+    // 300 of the 800 came back meanwhile.
+    assert_eq!(spent_of(&ended.readings), [(true, 3700), (true, 4000)]);
 }
 
 async fn a_shadowed_charge_that_did_not_fit_is_not_given_back(store: Fixture) {

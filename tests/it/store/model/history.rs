@@ -231,6 +231,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         [count(), count(), count(), count()].prop_map(End::Measured),
         Just(End::Missing),
         count().prop_map(End::Total),
+        [count(), count(), count(), count()].prop_map(End::SoFar),
     ];
     let fallback = prop_oneof![Just(Vec::new()), vec(charged(), 1..3)];
     let end = (0..IDS, end, fallback).prop_map(|(id, end, fallback)| Operation::End {

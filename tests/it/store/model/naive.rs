@@ -35,6 +35,8 @@ pub(super) struct Reservation {
     made: i128,
     /// `None` once it has ended.
     charges: Option<Vec<Held>>,
+    /// Whether it ended by a report without usage: one with usage still settles it.
+    unmeasured: bool,
     /// Whether only its report has come yet.
     reported: bool,
     /// Whether it was released: as if it had never been, but for a second report.
@@ -82,6 +84,8 @@ pub(super) enum End {
     Measured([u64; 4]),
     Missing,
     Total(u64),
+    /// Not yet: this much so far.
+    SoFar([u64; 4]),
 }
 
 /// Fits, spent and fraction of each charge.
@@ -96,6 +100,7 @@ impl Naive {
         hold: Option<(usize, i128)>,
     ) -> (&'static str, Told) {
         let known = hold.and_then(|(id, _)| self.reservation(id));
+        let known = known.filter(|known| known.expires > self.now);
         let reported = known.as_ref().is_some_and(|known| known.reported);
         let released = known.as_ref().is_some_and(|known| known.released);
         if known.is_some() && !reported && !released {
@@ -127,6 +132,7 @@ impl Naive {
                 }),
                 made: self.now,
                 charges: (!reported).then(|| charges.collect()),
+                unmeasured: false,
                 reported: false,
                 released: false,
             };
@@ -144,12 +150,14 @@ impl Naive {
         fallback: &[Asked],
     ) -> (&'static str, Told) {
         match self.reservation(id) {
+            None if matches!(end, End::SoFar(_)) => ("Unknown", Told::new()),
             None if fallback.is_empty() => ("Unknown", Told::new()),
             None => {
                 let reservation = Reservation {
                     expires: self.now + lifetime.min(REMEMBERED),
                     made: self.now,
                     charges: None,
+                    unmeasured: false,
                     reported: true,
                     released: false,
                 };
@@ -161,19 +169,36 @@ impl Naive {
                 ("Charged", self.record(costs))
             }
             Some(Reservation {
+                unmeasured: true, ..
+            }) if !matches!(end, End::Measured(_) | End::Total(_)) => ("Already", Told::new()),
+            Some(Reservation {
                 charges: Some(charges),
                 expires,
                 made,
                 ..
             }) => {
-                let ended = Reservation {
-                    expires: expires.min(self.now + REMEMBERED),
+                let forgotten = if expires > self.now {
+                    expires
+                } else {
+                    2 * expires - made
+                };
+                let outlives = matches!(end, End::SoFar(_) | End::Missing);
+                let after = charges.iter().map(|held| Held {
+                    amount: u64::try_from(held.cost_after(end)).unwrap(),
+                    ..*held
+                });
+                let next = Reservation {
+                    expires: match end {
+                        End::SoFar(_) => self.now + lifetime,
+                        _ => forgotten.min(self.now + REMEMBERED),
+                    },
                     made,
-                    charges: None,
+                    charges: outlives.then(|| after.collect()),
+                    unmeasured: matches!(end, End::Missing),
                     reported: false,
                     released: matches!(end, End::Release),
                 };
-                self.reservations.insert(id, ended);
+                self.reservations.insert(id, next);
                 let now = self.now;
                 let costs = charges.iter().map(|held| {
                     let mut cost = held.cost_after(end) - i128::from(held.amount);
@@ -184,7 +209,11 @@ impl Naive {
                     }
                     (held.bucket, held.limit, cost)
                 });
-                ("Settled", self.record(costs))
+                let outcome = match end {
+                    End::SoFar(_) => "Grown",
+                    _ => "Settled",
+                };
+                (outcome, self.record(costs))
             }
             Some(_) => ("Already", Told::new()),
         }
@@ -263,7 +292,12 @@ impl Naive {
 
     fn reservation(&self, id: usize) -> Option<Reservation> {
         let known = self.reservations.get(&id)?;
-        (known.expires > self.now).then(|| known.clone())
+        // What was open until it expired is settled for as long again.
+        let forgotten = match known.charges {
+            Some(_) if !known.unmeasured => 2 * known.expires - known.made,
+            _ => known.expires,
+        };
+        (forgotten > self.now || known.expires > self.now).then(|| known.clone())
     }
 }
 
@@ -361,6 +395,7 @@ impl Held {
                     .sum();
                 fixed + (thousandths.min(1 << 53) + 999) / 1000
             }
+            End::SoFar(counts) => amount.max(self.cost_after(End::Measured(counts))),
             End::Total(total) if self.counts_tokens() => fixed + i128::from(total),
             End::Missing if self.counts_tokens() && self.missing_gives_back => fixed,
             End::Measured(_) | End::Total(_) | End::Missing => amount,

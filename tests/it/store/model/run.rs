@@ -112,10 +112,6 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         self.batches += 1;
-        let requests: Vec<_> = batch
-            .iter()
-            .map(|operation| self.request(operation))
-            .collect();
         let mut expected = Vec::new();
         for part in self.parts_of_call(batch) {
             expected.extend(
@@ -125,9 +121,9 @@ impl<'a> Run<'a> {
             self.naive.forget_full();
         }
         expected.sort_by_key(|(index, _)| *index);
-        batch.clear();
         let store = self.fixture;
-        let answers = in_order(requests.into_iter().map(|request| answer(store, request))).await;
+        let requests = batch.drain(..).map(|operation| self.request(operation));
+        let answers = in_order(requests.map(|request| answer(store, request))).await;
         for (answer, (_, expected)) in answers.into_iter().zip(expected) {
             self.compare(&answer, &expected)?;
         }
@@ -247,6 +243,7 @@ impl<'a> Run<'a> {
                     End::Measured(counts) => Settlement::Settle(Usage::Measured(counts)),
                     End::Missing => Settlement::Settle(Usage::Missing),
                     End::Total(total) => Settlement::Settle(Usage::Total(total)),
+                    End::SoFar(counts) => Settlement::SoFar(counts),
                 },
                 fallback: self
                     .asked(fallback)
@@ -362,6 +359,7 @@ async fn answer(fixture: &Fixture, request: Request) -> Answer {
                 outcome: match ended.result {
                     EndResult::Already => "Already",
                     EndResult::Charged => "Charged",
+                    EndResult::Grown { .. } => "Grown",
                     EndResult::Settled { .. } => "Settled",
                     EndResult::Unknown => "Unknown",
                 },

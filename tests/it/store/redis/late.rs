@@ -52,7 +52,7 @@ fn kept(admission: Admission) -> Admission {
 fn open(open: u64) -> HoldCounts {
     HoldCounts {
         open,
-        newly_expired: 0,
+        ..HoldCounts::default()
     }
 }
 

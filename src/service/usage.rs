@@ -1,0 +1,40 @@
+//! What our API is told was used, held to its bounds.
+
+use super::api::ApiError;
+use super::request::MAX_ADDEND;
+use crate::limit::MAX_MEASURED;
+use crate::usage::{Name, Reported, Said};
+
+/// What a usage comes to, if all of it can be.
+pub(super) fn said(usage: Reported) -> Result<Said, ApiError> {
+    for name in Name::ALL {
+        let most = match name {
+            Name::Total => MAX_ADDEND,
+            _ => MAX_MEASURED,
+        };
+        too_many(name, usage.get(name), most)?;
+    }
+    let said = usage.resolve()?;
+    // One number that is not taken apart goes the way of an addend.
+    too_many(Name::TotalTokens, total(said), MAX_ADDEND)?;
+    Ok(said)
+}
+
+/// The number that was not taken apart.
+pub(super) const fn total(said: Said) -> Option<u64> {
+    match said {
+        Said::Total(total) => Some(total),
+        Said::Nothing | Said::Measures(_) => None,
+    }
+}
+
+fn too_many(name: Name, count: Option<u64>, most: u64) -> Result<(), ApiError> {
+    match count {
+        Some(count) if count > most => {
+            let problem = format!("{count} is more than the {most} that one report may count");
+            let name = name.name();
+            Err(ApiError::BadUsage { name, problem })
+        }
+        _ => Ok(()),
+    }
+}
