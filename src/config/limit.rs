@@ -4,12 +4,12 @@
 //! where no tokens are counted, a rate on something unlimited. A reader of the file would believe
 //! that it does something.
 
+use jiff::tz::TimeZone;
+
 use crate::limit::{
     Algorithm, Effect, Formula, Limit, MissingUsage, Oversize, Rate, WhenOver, ZeroCost,
 };
 use crate::rules::{Calendar, ConfiguredLimit, Estimate, LimitIndex, OnStoreError, Stating, Terms};
-
-use jiff::tz::TimeZone;
 
 use super::amount::{self, WrittenRate};
 use super::budget;

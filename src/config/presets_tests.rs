@@ -435,3 +435,12 @@ descriptors:
         ]
     );
 }
+
+#[test]
+fn the_days_of_gemini_end_at_midnight_in_california() {
+    let text = show("gemini/free/gemini-2.5-flash", &[]).unwrap();
+    assert!(
+        text.contains("/day, fixed_window, timezone America/Los_Angeles"),
+        "{text}"
+    );
+}
