@@ -106,7 +106,7 @@ pub(super) fn limit() -> impl Strategy<Value = Limit> {
     let algorithm = prop_oneof![
         6 => Just(Algorithm::TokenBucket),
         2 => Just(Algorithm::FixedWindow),
-        1 => span().prop_map(Algorithm::CalendarWindow),
+        2 => span().prop_map(Algorithm::CalendarWindow),
     ];
     let when_over = prop_oneof![3 => Just(WhenOver::Refuse), 1 => Just(WhenOver::Charge)];
     let oversize = prop_oneof![Just(Oversize::Refuse), Just(Oversize::WhenFull)];
@@ -128,6 +128,9 @@ pub(super) fn span() -> impl Strategy<Value = Span> {
     const MOST: u64 = Rate::MAX_PERIOD.as_secs() * 1_000_000;
     let length = || {
         prop_oneof![
+            // Ends that the clock's steps come to exactly.
+            1 => 1_u64..4,
+            3 => Just(1_000_000),
             2 => 1_u64..2_000_000,
             2 => 1_u64..100_000_000,
             1 => select([23_u64, 24, 25].map(|hours| hours * 3_600_000_000).to_vec()),
@@ -202,6 +205,7 @@ fn moves(backwards: bool) -> BoxedStrategy<i64> {
     let ahead = prop_oneof![
         2 => Just(0),
         1 => Just(1),
+        2 => Just(1_000_000),
         3 => 1_i64..1_000_000,
         2 => 1_i64..60_000_000,
         1 => 1_i64..1_000_000_000_000,
