@@ -21,8 +21,11 @@ pub use self::tokens::TokenMetrics;
 /// Counts one thing; copies are the same.
 pub type Counter = IntCounter;
 
-/// Shows one number; copies are the same.
-pub type Gauge = prometheus::Gauge;
+/// Tells how many of something there are; copies are the same.
+pub type Gauge = IntGauge;
+
+/// Shows a share of something; copies are the same.
+pub type Ratio = prometheus::Gauge;
 
 /// Upper bounds in seconds, for times between some 50 µs and 50 ms.
 const TIMES: [f64; 13] = [
@@ -65,6 +68,12 @@ pub struct Metrics {
     pub store_up: IntGauge,
     /// Reservations waiting for their settlement.
     pub reservations_open: IntGauge,
+    /// Groups of requests from which estimates are learned.
+    pub estimate_groups: Gauge,
+    /// Groups forgotten for others, for lack of room.
+    pub estimate_groups_forgotten: Counter,
+    /// Exchanges with the store that failed.
+    pub estimate_exchange_errors: Counter,
     /// When the newest configuration was loaded.
     pub config_last_success: IntGauge,
     /// Domains that are configured.
@@ -240,6 +249,18 @@ impl Metrics {
             reservations_open: made.gauge(
                 "tollgate_reservations_open",
                 "Reservations in the store that wait for their settlement.",
+            )?,
+            estimate_groups: made.gauge(
+                "tollgate_estimate_groups",
+                "Groups of requests from which this process learns estimates.",
+            )?,
+            estimate_groups_forgotten: made.counter(
+                "tollgate_estimate_groups_forgotten_total",
+                "Groups that made room for others: more were in use than are kept.",
+            )?,
+            estimate_exchange_errors: made.counter(
+                "tollgate_estimate_exchange_errors_total",
+                "Exchanges of samples with the store that failed; they are sent again.",
             )?,
             config_last_success: made.gauge(
                 "tollgate_config_last_success_timestamp_seconds",

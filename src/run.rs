@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
+use tokio::time::MissedTickBehavior;
 
 use crate::config::watch::{Timing, Watcher};
 use crate::config::{self, ConfigError, Library, LoadReport};
@@ -24,6 +25,10 @@ const READINESS: Duration = Duration::from_secs(1);
 
 /// How often reservations are counted and full buckets forgotten.
 const TIDYING: Duration = Duration::from_secs(10);
+
+/// How often replicas exchange what estimates are learned from. A replica's estimate is older by so
+/// much at most; Redis is asked for each group in use so often.
+const EXCHANGING: Duration = Duration::from_secs(2);
 
 /// The open ports.
 #[derive(Debug)]
@@ -90,6 +95,7 @@ pub async fn run(
         shutdown.clone(),
     ));
     let tidy = tokio::spawn(tidy(service.clone()));
+    let exchange = tokio::spawn(exchange_estimates(service.clone()));
 
     let stopping = || {
         let shutdown = shutdown.clone();
@@ -110,6 +116,7 @@ pub async fn run(
     watch.abort();
     ready.abort();
     tidy.abort();
+    exchange.abort();
     result
 }
 
@@ -338,6 +345,16 @@ async fn tidy(service: Service) {
     loop {
         interval.tick().await;
         service.tidy().await;
+    }
+}
+
+#[expect(clippy::infinite_loop, reason = "its task is aborted at the end")]
+async fn exchange_estimates(service: Service) {
+    let mut interval = tokio::time::interval(EXCHANGING);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        service.exchange_estimates().await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! Our own API: reserve, settle, release, report, inspect, one object in and one out.
+//! Our own API: reserve, progress, settle, release, report, inspect, one object in and one out.
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;

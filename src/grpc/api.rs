@@ -1,4 +1,4 @@
-//! `tollgate.v1.Tollgate`: reserve, settle, release, report, inspect.
+//! `tollgate.v1.Tollgate`: reserve, progress, settle, release, report, inspect.
 
 use std::time::Duration;
 

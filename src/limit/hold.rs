@@ -48,6 +48,19 @@ impl HeldCharge {
         self.formula.counts_tokens()
     }
 
+    /// What this usage shows of the cost of tokens, without the fixed part: what an estimate should
+    /// have been. `None` where it shows nothing, or an earlier charge shows it.
+    pub fn token_cost(&self, usage: Usage) -> Option<u64> {
+        if self.again || !self.settles() {
+            return None;
+        }
+        match usage {
+            Usage::Measured(counts) => Some(self.formula.cost_of_tokens(counts)),
+            Usage::Missing => None,
+            Usage::Total(total) => Some(total),
+        }
+    }
+
     /// What it costs in the end, or so far.
     pub fn final_amount(&self, settlement: Settlement) -> u64 {
         let tokens = self.formula.counts_tokens();

@@ -2,7 +2,7 @@
 
 use prometheus::{GaugeVec, IntCounterVec, Opts};
 
-use super::{Counter, Gauge, Made};
+use super::{Counter, Made, Ratio};
 
 /// The families.
 #[derive(Clone, Debug)]
@@ -17,7 +17,7 @@ pub struct BudgetMetrics {
     /// How often each share was crossed, in the order in which they were asked for.
     pub alerts: Vec<Counter>,
     /// The used share; none where callers choose whose budget it is.
-    pub used: Option<Gauge>,
+    pub used: Option<Ratio>,
 }
 
 impl BudgetFamilies {

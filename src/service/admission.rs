@@ -157,6 +157,7 @@ impl Service {
         self.metrics().store_duration.observe(took.as_secs_f64());
         match decided {
             Ok(decision) => {
+                self.0.estimates.tell_time(decision.now);
                 let reservation = reservation.filter(|_| decision.verdict != Verdict::Refused);
                 let outcome = Outcome::decided(plan, &decision, mode, reservation);
                 if mode == Mode::Apply {
@@ -250,6 +251,7 @@ fn record_charges(policy: &Policy, plan: &Plan<'_>) -> Vec<RecordedCharge> {
                 missing_usage: planned.limit.missing_usage,
                 again,
             },
+            group: planned.group.filter(|_| planned.settles()),
         });
     }
     charges

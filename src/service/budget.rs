@@ -14,7 +14,7 @@ use foldhash::fast::RandomState;
 use super::Service;
 use super::statistics::float;
 use crate::limit::{self, Effect, Limit, Mode};
-use crate::metrics::{BudgetMetrics, Gauge, Metrics};
+use crate::metrics::{BudgetMetrics, Metrics, Ratio};
 use crate::rules::{BucketKey, Budget, ConfiguredLimit, Domain, LimitIndex, Terms};
 use crate::store::{Admission, Charge};
 
@@ -108,7 +108,7 @@ impl Budgets {
         self.watched.get(*place?)
     }
 
-    fn gauge(&self, limit: LimitIndex) -> Option<&Gauge> {
+    fn gauge(&self, limit: LimitIndex) -> Option<&Ratio> {
         self.at(self.by_limit.get(&limit))?.series.used.as_ref()
     }
 }
@@ -142,7 +142,7 @@ impl Service {
         let policies = self.0.policies.load_full();
         for policy in policies.all() {
             let now = self.0.store.clock();
-            let mut looks: Vec<(Charge, Gauge)> = Vec::new();
+            let mut looks: Vec<(Charge, Ratio)> = Vec::new();
             if policy.budgets.gauges().next().is_some() {
                 for limit in policy.domain.limits() {
                     let bucket = limit.budget.as_ref().and_then(|budget| budget.bucket);

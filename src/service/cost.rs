@@ -237,12 +237,13 @@ mod tests {
             limit
         };
         let bucket = |value| BucketKey::of(Identity::of(&["l"]), [("k", value)]);
+        let estimates = Estimates::new(&crate::metrics::Metrics::new().unwrap());
         let group = |by, request: &Request<'_>, value| {
             let control = Control::default();
             let asked = Asked {
                 request,
                 control: &control,
-                estimates: &Estimates,
+                estimates: &estimates,
                 now: Timestamp::default(),
             };
             asked.group(&limit(by), bucket(value)).unwrap()

@@ -90,12 +90,13 @@ impl Service {
     pub fn new(store: Store, metrics: Metrics, options: Options) -> Self {
         metrics.expect_store_errors(&StoreError::KINDS);
         metrics.expect_reports(&report::Source::ALL.map(report::Source::name));
+        let estimates = Estimates::new(&metrics);
         Self(Arc::new(Inner {
             store,
             policies: ArcSwap::default(),
             metrics,
             options,
-            estimates: Estimates,
+            estimates,
             ids: Ids::default(),
             store_seen: AtomicBool::new(false),
             store_errors: Throttle::new(Duration::from_secs(1)),

@@ -44,7 +44,6 @@ pub(super) struct Planned<'p> {
     pub(super) threshold: Option<u64>,
     pub(super) effect: Effect,
     /// The group that the cost teaches, where the limit's estimate is learned.
-    #[expect(dead_code, reason = "to be remembered by the reservation")]
     pub(super) group: Option<LearnKey>,
 }
 

@@ -22,7 +22,7 @@ use super::{Service, unsent};
 use crate::limit::{Limit, Settlement, Timestamp, Usage};
 use crate::metrics::ReportLabel;
 use crate::rules::BucketKey;
-use crate::store::{Charges, EndResult, Ended, Ending, HoldKey, Readings, StoreError};
+use crate::store::{Charges, EndResult, Ended, Ending, HoldKey, Readings, Record, StoreError};
 
 /// When a report that ends a reservation is tried again.
 const RETRIES: [Duration; 3] = [
@@ -263,6 +263,7 @@ impl Service {
                 };
                 if matches!(ended.result, EndResult::Settled { .. }) {
                     self.metrics().count_reservation_ended(label);
+                    self.learn(record, ending.settlement, ended.now);
                 }
                 let buckets = self.tell(&work.policy, &charged, ended.now, &ended.readings);
                 (ReportAnswer { result, buckets }, label)
@@ -271,6 +272,18 @@ impl Service {
                 ReportAnswer::nothing(ReportResult::UnknownId),
                 ReportLabel::UnknownId,
             ),
+        }
+    }
+
+    /// Has estimates learn what the request used.
+    fn learn(&self, record: &Record, settlement: Settlement, now: Timestamp) {
+        let Settlement::Settle(usage) = settlement else {
+            return;
+        };
+        for charge in &record.charges {
+            if let (Some(group), Some(cost)) = (charge.group, charge.held.token_cost(usage)) {
+                self.0.estimates.record(group, cost, now);
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::Held;
 use crate::limit::{HeldCharge, Settlement};
-use crate::rules::BucketKey;
+use crate::rules::{BucketKey, LearnKey};
 
 /// Which reservation: a hash of its id and its domain, because callers choose ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -84,4 +84,6 @@ pub struct RecordedCharge {
     pub label: Arc<str>,
     /// What was charged and how it is settled.
     pub held: HeldCharge,
+    /// The group that the real cost teaches, where the limit's estimate is learned.
+    pub group: Option<LearnKey>,
 }

@@ -8,6 +8,7 @@
 mod hold;
 pub mod memory;
 pub mod redis;
+mod samples;
 
 use std::time::Duration;
 
@@ -16,8 +17,9 @@ use smallvec::SmallVec;
 pub use hold::{HoldKey, Record, RecordedCharge};
 pub use memory::Memory;
 pub use redis::Redis;
+pub use samples::{SAMPLES_LIFETIME, Samples};
 
-use crate::limit::{self, Mode, Reading, Settlement, Timestamp};
+use crate::limit::{self, Mode, Reading, Settlement, Sketch, Timestamp};
 use crate::rules::BucketKey;
 
 /// The charges of one operation.
@@ -238,6 +240,21 @@ impl Store {
         match self {
             Self::Memory(memory) => Ok(Some(memory.held(keys))),
             Self::Redis(redis) => redis.held(keys).await,
+        }
+    }
+
+    /// Whether other replicas may share it.
+    pub const fn is_shared(&self) -> bool {
+        matches!(self, Self::Redis(_))
+    }
+
+    /// Adds what one replica saw to what all saw, and tells that, for each of `told` in their order.
+    /// A store that is not shared has nothing to tell. A few at a time: the connection is the one
+    /// that decisions use. After an error nobody knows which were added.
+    pub async fn exchange(&self, told: &[Samples]) -> Result<Vec<Sketch>, StoreError> {
+        match self {
+            Self::Memory(_) => Ok(Vec::new()),
+            Self::Redis(redis) => redis.exchange(told).await,
         }
     }
 

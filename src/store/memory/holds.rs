@@ -13,6 +13,9 @@ use crate::store::{HoldKey, Record};
 /// comes within seconds.
 pub(super) const REMEMBERED: Duration = Duration::from_mins(10);
 
+/// Room that is not worth giving back.
+const MIN_CAPACITY: usize = 64;
+
 #[derive(Debug, Default)]
 pub(super) struct Holds {
     pub(super) known: HashMap<HoldKey, Remembered, foldhash::quality::RandomState>,
@@ -139,6 +142,7 @@ impl Holds {
         }
     }
 
+    /// What expires expires, what is over is forgotten, and so is the room that it took.
     pub(super) fn expire(&mut self, now: Timestamp) {
         while let Some((expires, key)) = self.expiries.first().copied() {
             if expires > now {
@@ -163,6 +167,9 @@ impl Holds {
             if forgotten > now {
                 self.insert(key, State::Late(record), forgotten, held.made);
             }
+        }
+        if self.known.capacity() > (4 * self.known.len()).max(MIN_CAPACITY) {
+            self.known.shrink_to(2 * self.known.len());
         }
     }
 }

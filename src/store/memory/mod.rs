@@ -265,6 +265,17 @@ impl Memory {
         self.clock.now()
     }
 
+    /// How many reservations are remembered, open or not.
+    pub fn hold_count(&self) -> usize {
+        let now = self.clock.now();
+        let count = |holds: &Mutex<Holds>| {
+            let mut holds = lock(holds);
+            holds.expire(now);
+            holds.known.len()
+        };
+        self.holds.iter().map(count).sum()
+    }
+
     /// How many buckets are remembered.
     pub fn bucket_count(&self) -> usize {
         self.shards

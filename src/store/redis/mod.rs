@@ -12,6 +12,7 @@ mod batch;
 mod codec;
 mod connection;
 mod record;
+mod samples;
 mod script;
 
 use std::fmt;
@@ -23,9 +24,9 @@ use tokio::sync::{mpsc, oneshot};
 use self::batch::{Delivery, Pending};
 use self::connection::Link;
 use self::script::{Answer, Operation, open_holds_key};
-use super::{Admission, Decision, Ended, Ending, Held, HoldCounts, StoreError};
+use super::{Admission, Decision, Ended, Ending, Held, HoldCounts, Samples, StoreError};
 use crate::clock::{self, Clock, ManualClock};
-use crate::limit::Timestamp;
+use crate::limit::{Sketch, Timestamp};
 use crate::rules::BucketKey;
 
 /// How to reach Redis and how long to wait for it.
@@ -200,6 +201,11 @@ impl Redis {
             }
         }
         Ok(None)
+    }
+
+    /// Adds samples to those of all replicas, and tells what there are, for each in their order.
+    pub async fn exchange(&self, told: &[Samples]) -> Result<Vec<Sketch>, StoreError> {
+        samples::exchange(&self.link, &self.prefix, told).await
     }
 
     async fn now(&self) -> Result<Timestamp, StoreError> {

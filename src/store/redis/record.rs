@@ -2,7 +2,8 @@
 //! for us.
 //!
 //! A count of two bytes, then 91 bytes a charge, then the domain and each charge's label, each
-//! after its length in two bytes. All little-endian. A charge:
+//! after its length in two bytes. Where a limit learns, there follows for each charge a byte: 0, or
+//! 1 and the 16 bytes of its group. All little-endian. A charge:
 //!
 //! | bytes | |
 //! |---|---|
@@ -24,7 +25,7 @@ use crate::limit::{
     Algorithm, Formula, HeldCharge, Limit, MissingUsage, Oversize, Rate, Span, Timestamp, Weight,
     WhenOver, ZeroCost,
 };
-use crate::rules::BucketKey;
+use crate::rules::{BucketKey, LearnKey};
 
 const FIXED_WINDOW: u8 = 1;
 const CHARGE_WHEN_OVER: u8 = 2;
@@ -112,6 +113,14 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
         put_count(out, text.len());
         out.extend_from_slice(text);
     }
+    if record.charges.iter().any(|charge| charge.group.is_some()) {
+        for charge in &record.charges {
+            out.push(u8::from(charge.group.is_some()));
+            if let Some(group) = &charge.group {
+                out.extend_from_slice(group.as_bytes());
+            }
+        }
+    }
 }
 
 /// Reads the value of a reservation's key: its state, when it expires and was made (doubles), and the
@@ -136,6 +145,15 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, Malformed> {
     let domain = text(&mut reader)?;
     for charge in &mut charges {
         charge.label = text(&mut reader)?;
+    }
+    if !reader.is_at_end() {
+        for charge in &mut charges {
+            charge.group = match reader.byte()? {
+                0 => None,
+                1 => Some(LearnKey::from_bytes(reader.array()?)),
+                _ => return Err(Malformed),
+            };
+        }
     }
     Ok(Record { domain, charges })
 }
@@ -214,6 +232,7 @@ fn decode_charge(reader: &mut Reader<'_>) -> Result<RecordedCharge, Malformed> {
             },
             again: flags & AGAIN != 0,
         },
+        group: None,
     })
 }
 
@@ -229,7 +248,8 @@ mod tests {
 
     #[test]
     fn a_record_reads_as_it_was_written() {
-        let charge = |algorithm, zero_cost, amount| RecordedCharge {
+        let group = LearnKey::of(Identity::of(&["x"]), [("model", "m")]);
+        let charge = |algorithm, zero_cost, amount, group| RecordedCharge {
             key: BucketKey::of(Identity::of(&["x"]), [("k", "v")]),
             label: Arc::from("tenant-tokens"),
             held: HeldCharge {
@@ -250,6 +270,7 @@ mod tests {
                 missing_usage: MissingUsage::Release,
                 again: true,
             },
+            group,
         };
         let at = Timestamp::from_micros;
         let day = 86_400_000_000;
@@ -259,21 +280,46 @@ mod tests {
             Algorithm::CalendarWindow(span.unwrap()),
             ZeroCost::NeedsRoom,
             3,
+            None,
         );
         calendar.held.limit.rate = Rate::new(900_000, Duration::from_hours(24)).unwrap();
         let record = Record {
             domain: Arc::from("llm"),
             charges: vec![
-                charge(Algorithm::TokenBucket, ZeroCost::NeedsRoom, 800),
-                charge(Algorithm::FixedWindow, ZeroCost::PassesAtZero, 1 << 50),
+                charge(Algorithm::TokenBucket, ZeroCost::NeedsRoom, 800, None),
+                charge(
+                    Algorithm::FixedWindow,
+                    ZeroCost::PassesAtZero,
+                    1 << 50,
+                    Some(group),
+                ),
                 calendar,
             ],
         };
         let mut bytes = Vec::new();
         encode(&record, &mut bytes);
-        assert_eq!(decode(&bytes), Ok(record));
+        assert_eq!(decode(&bytes).as_ref(), Ok(&record));
+        // Written by a version that knew no groups, or where no limit learns.
+        let without_groups = Record {
+            charges: (record.charges.iter().cloned())
+                .map(|charge| RecordedCharge {
+                    group: None,
+                    ..charge
+                })
+                .collect(),
+            ..record
+        };
+        let mut shorter = Vec::new();
+        encode(&without_groups, &mut shorter);
+        assert_eq!(bytes[..shorter.len()], shorter);
+        assert_eq!(bytes.len() - shorter.len(), 1 + 1 + 16);
         for cut in 0..bytes.len() {
-            assert_eq!(decode(&bytes[..cut]), Err(Malformed), "cut at {cut}");
+            let expected = if cut == shorter.len() {
+                Ok(without_groups.clone())
+            } else {
+                Err(Malformed)
+            };
+            assert_eq!(decode(&bytes[..cut]), expected, "cut at {cut}");
         }
     }
 }

@@ -267,6 +267,7 @@ pub(super) fn reservation(id: &str, charges: &[(Charge, HeldCharge)]) -> Hold {
             key: charge.key,
             label: Arc::from("tenant-tokens"),
             held: *held,
+            group: None,
         })
         .collect();
     Hold {

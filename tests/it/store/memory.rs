@@ -4,10 +4,13 @@ use std::sync::Barrier;
 use std::time::Duration;
 
 use tollgate::clock::{Clock, ManualClock};
-use tollgate::limit::Rate;
-use tollgate::store::{Memory, Verdict};
+use tollgate::limit::{Rate, Usage};
+use tollgate::store::{HoldCounts, Memory, Store, Verdict};
 
-use super::fixture::{MINUTE, SECOND, START, admission, charge, token_bucket};
+use super::fixture::{
+    Fixture, LIFETIME, MICROSECOND, MINUTE, SECOND, START, admission, charge, just_before,
+    token_bucket, tokens,
+};
 
 #[test]
 fn many_threads_are_admitted_exactly_up_to_the_limit() {
@@ -90,4 +93,45 @@ fn a_bucket_is_not_forgotten_a_microsecond_too_early() {
     clock.advance(Duration::from_micros(1));
     memory.forget_full();
     assert_eq!(memory.bucket_count(), 0);
+}
+
+#[tokio::test]
+async fn reservations_that_are_abandoned_leave_nothing() {
+    const CALLS: usize = 100_000;
+    let fixture = Fixture::memory();
+    let limit = token_bucket(1_000_000_000, SECOND, 1_000_000_000);
+    for call in 0..CALLS {
+        let id = call.to_string();
+        let tenant = (call % 100).to_string();
+        fixture.hold(&id, [tokens(&tenant, limit, 800)]).await;
+        match call % 10 {
+            0 => {}
+            1 => drop(fixture.so_far(&id, [900, 0, 0, 0]).await),
+            2 => drop(fixture.settle(&id, Usage::Missing).await),
+            3 => drop(fixture.release(&id).await),
+            _ => drop(fixture.settle(&id, Usage::Total(42)).await),
+        }
+    }
+    let Store::Memory(memory) = &fixture.store else {
+        unreachable!("it is the memory store");
+    };
+    assert_eq!(memory.hold_count(), CALLS);
+    assert_eq!(fixture.count_holds().await.open, (CALLS / 5) as u64);
+    fixture.clock.advance(LIFETIME);
+    let expired = HoldCounts {
+        open: 0,
+        newly_unreported: (CALLS / 10) as u64,
+        newly_cut_short: (CALLS / 10) as u64,
+    };
+    assert_eq!(fixture.count_holds().await, expired);
+    fixture.clock.advance(just_before(LIFETIME));
+    assert_eq!(
+        memory.hold_count(),
+        CALLS / 5,
+        "a late report would find them"
+    );
+    fixture.clock.advance(MICROSECOND);
+    assert_eq!(memory.hold_count(), 0);
+    memory.forget_full();
+    assert_eq!(fixture.bucket_count(), 0);
 }

@@ -13,7 +13,10 @@ use tollgate::rules::{Domain, Entry};
 use tollgate::service::{
     Answer, Descriptor, InspectAnswer, Options, Request, Service, Status, Target,
 };
-use tollgate::store::{Memory, Store};
+use tollgate::store::{Memory, Redis, Store, redis};
+
+use super::process::PATIENCE;
+use super::redis::RedisServer;
 
 /// Midnight has passed by eight hours, nothing else: every window of an hour or less begins now.
 /// 2027-01-15T08:00:00Z.
@@ -34,10 +37,36 @@ impl Limiter {
         limiter
     }
 
+    /// Replicas that share a Redis and a clock, each with the domain `llm` as [`Self::new`] has it.
+    /// Their keys start with `name`.
+    pub(crate) fn replicas<const N: usize>(
+        redis: &RedisServer,
+        name: &str,
+        rest: &str,
+    ) -> [Self; N] {
+        let clock = ManualClock::new(START);
+        std::array::from_fn(|_| {
+            let options = redis::Options {
+                prefix: format!("{name}:"),
+                deadline: PATIENCE,
+                clock: Some(clock.clone()),
+                ..redis::Options::new(redis.url())
+            };
+            let store = Store::Redis(Redis::start(options).expect("a store"));
+            let limiter = Self::on(store, clock.clone());
+            limiter.install(&[&format!("domain: llm\n{rest}")]);
+            limiter
+        })
+    }
+
     /// Nothing was ever loaded.
     pub(crate) fn without_rules() -> Self {
         let clock = ManualClock::new(START);
         let store = Store::Memory(Memory::new(Clock::Manual(clock.clone())));
+        Self::on(store, clock)
+    }
+
+    fn on(store: Store, clock: ManualClock) -> Self {
         let metrics = Metrics::new().expect("series");
         let service = Service::new(store, metrics, Options::default());
         Self { service, clock }
@@ -55,6 +84,11 @@ impl Limiter {
     /// Replaces all rules by these.
     pub(crate) fn install_domains(&self, domains: &BTreeMap<String, Arc<Domain>>) {
         self.service.install(domains);
+    }
+
+    /// Moves the clock, which replicas share.
+    pub(crate) fn set_time(&self, now: Timestamp) {
+        self.clock.set(now);
     }
 
     pub(crate) fn advance(&self, by: Duration) {

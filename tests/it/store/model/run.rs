@@ -218,6 +218,7 @@ impl<'a> Run<'a> {
                     key: key(&bucket_name(self.case, asked.bucket)),
                     label: Arc::from("label"),
                     held: asked.held.plain(),
+                    group: None,
                 });
                 let hold = id.map(|id| Hold {
                     key: self.hold_key(id),
