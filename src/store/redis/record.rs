@@ -312,7 +312,7 @@ mod tests {
         let mut shorter = Vec::new();
         encode(&without_groups, &mut shorter);
         assert_eq!(bytes[..shorter.len()], shorter);
-        assert_eq!(bytes.len() - shorter.len(), 1 + 1 + 16);
+        assert_eq!(bytes.len() - shorter.len(), 1 + (1 + 16) + 1);
         for cut in 0..bytes.len() {
             let expected = if cut == shorter.len() {
                 Ok(without_groups.clone())
