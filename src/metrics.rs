@@ -5,15 +5,27 @@
 //! the number of series from outside. Handles are made when a configuration is loaded: a decision
 //! looks no label up.
 
+mod budgets;
+mod tokens;
+
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
 };
+
+use self::budgets::BudgetFamilies;
+pub use self::budgets::BudgetMetrics;
+use self::tokens::TokenFamilies;
+pub use self::tokens::TokenMetrics;
 
 /// Counts one thing; copies are the same.
 pub type Counter = IntCounter;
 
 /// Tells how many of something there are; copies are the same.
 pub type Gauge = IntGauge;
+
+/// Shows a share of something; copies are the same.
+pub type Ratio = prometheus::Gauge;
 
 /// Upper bounds in seconds, for times between some 50 µs and 50 ms.
 const TIMES: [f64; 13] = [
@@ -37,6 +49,8 @@ pub struct Metrics {
     store_errors: IntCounterVec,
     reservations_ended: IntCounterVec,
     config_loads: IntCounterVec,
+    tokens: TokenFamilies,
+    budgets: BudgetFamilies,
     /// Requests for domains that are not configured.
     pub unknown_domain_requests: IntCounter,
     /// From a request's arrival to its answer.
@@ -97,6 +111,8 @@ pub struct LimitMetrics {
     pub hits_settled: IntCounter,
     /// What was given back.
     pub hits_refunded: IntCounter,
+    /// Of a limit that counts tokens.
+    pub tokens: Option<TokenMetrics>,
 }
 
 /// What became of a report, as a label.
@@ -206,6 +222,8 @@ impl Metrics {
                 "Loads of the configuration, by result (success, error).",
                 &["result"],
             )?,
+            tokens: TokenFamilies::new(&made)?,
+            budgets: BudgetFamilies::new(&made)?,
             unknown_domain_requests: made.counter(
                 "tollgate_unknown_domain_requests_total",
                 "Requests for domains that are not configured; they are not limited.",
@@ -284,7 +302,7 @@ impl Metrics {
     }
 
     /// The series of a limit.
-    pub fn limit(&self, domain: &str, limit: &str) -> LimitMetrics {
+    pub fn limit(&self, domain: &str, limit: &str, counts_tokens: bool) -> LimitMetrics {
         let decisions = |result| self.decisions.with_label_values(&[domain, limit, result]);
         let hits = |result| self.hits.with_label_values(&[domain, limit, result]);
         LimitMetrics {
@@ -295,7 +313,25 @@ impl Metrics {
             hits_refused: hits("refused"),
             hits_settled: hits("settled"),
             hits_refunded: hits("refunded"),
+            tokens: counts_tokens.then(|| self.tokens.of(domain, limit)),
         }
+    }
+
+    /// The series of a budget with these thresholds; `rule` names the one bucket it has, `None`:
+    /// it has many.
+    pub fn budget(
+        &self,
+        domain: &str,
+        limit: &str,
+        thresholds: impl IntoIterator<Item = String>,
+        rule: Option<&str>,
+    ) -> BudgetMetrics {
+        self.budgets.of(domain, limit, thresholds, rule)
+    }
+
+    /// Shows the used share of a budget no more.
+    pub fn forget_budget(&self, domain: &str, limit: &str, rule: &str) {
+        self.budgets.forget(domain, limit, rule);
     }
 
     /// Counts a report from `source`.
@@ -410,6 +446,19 @@ impl Made<'_> {
         Ok(gauge)
     }
 
+    /// By domain and limit.
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        bounds: &[f64],
+    ) -> Result<HistogramVec, prometheus::Error> {
+        let opts = HistogramOpts::new(name, help).buckets(bounds.to_vec());
+        let histograms = HistogramVec::new(opts, &["domain", "limit"])?;
+        self.registry.register(Box::new(histograms.clone()))?;
+        Ok(histograms)
+    }
+
     fn histogram(
         &self,
         name: &str,
@@ -431,7 +480,7 @@ mod tests {
     fn every_series_has_its_own_name_and_is_rendered() {
         let metrics = Metrics::new().unwrap();
         metrics
-            .limit("llm", "tenant-tokens")
+            .limit("llm", "tenant-tokens", true)
             .hits_admitted
             .inc_by(812);
         let text = metrics.render().unwrap();

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use crate::clock::Clock;
 use crate::config::{self, Library};
 use crate::rules::Domain;
 use crate::service::CONTROL_PREFIX;
@@ -55,7 +56,7 @@ pub fn explain(args: &ExplainArgs) -> ExitCode {
         .filter(|(key, _)| !key.starts_with(CONTROL_PREFIX))
         .map(|(key, value)| (key.as_str(), value.as_str()))
         .collect();
-    print!("{}", config::explain(domain, &entries));
+    print!("{}", config::explain(domain, &entries, Clock::System.now()));
     if report.errors.is_empty() {
         ExitCode::SUCCESS
     } else {

@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::limit::{Algorithm, MAX_AMOUNT, Rate, Weight};
-use crate::rules::{BytesPerToken, Quantile, Unit};
+use crate::rules::{BytesPerToken, CALENDAR_MONTH, Quantile, Share, Unit};
 
 use super::error::Complaint;
 use super::words::nearest;
@@ -36,15 +36,40 @@ pub(super) fn amount(text: &str) -> Result<u64, Complaint> {
     Ok(amount)
 }
 
-/// An amount per time: `5/minute`, `50k/minute`, `100/30s`.
-pub(super) fn rate(text: &str) -> Result<Rate, Complaint> {
+/// An amount per time, as it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WrittenRate {
+    /// Of a calendar month, per 30 days.
+    pub(super) rate: Rate,
+    pub(super) calendar_month: bool,
+}
+
+/// The names of all units that a window may have.
+pub(super) fn unit_names() -> Vec<&'static str> {
+    let units = Unit::ALL.into_iter().map(Unit::name);
+    units.chain([CALENDAR_MONTH]).collect()
+}
+
+/// An amount per time: `5/minute`, `50k/minute`, `100/30s`, `10M/calendar_month`.
+pub(super) fn rate(text: &str) -> Result<WrittenRate, Complaint> {
     let Some((number, per)) = text.split_once('/') else {
         return Err(Complaint::new(format!("'{text}' is not a rate"))
             .hint("write an amount per time, such as 5/minute or 100/30s"));
     };
     let amount = amount(number.trim())?;
-    let period = period(per.trim())?;
-    Rate::new(amount, period).map_err(|error| error.to_string().into())
+    let calendar_month = per.trim().eq_ignore_ascii_case(CALENDAR_MONTH);
+    let period = if calendar_month {
+        Unit::Month.period()
+    } else {
+        period(per.trim())?
+    };
+    match Rate::new(amount, period) {
+        Ok(rate) => Ok(WrittenRate {
+            rate,
+            calendar_month,
+        }),
+        Err(error) => Err(error.to_string().into()),
+    }
 }
 
 /// A unit of time by its name, or a duration such as `30s`.
@@ -68,9 +93,9 @@ fn period(text: &str) -> Result<Duration, Complaint> {
         }
         _ => {
             let complaint = Complaint::new(format!("'{text}' is not a time"));
-            let units = Unit::ALL.map(Unit::name);
+            let units = unit_names();
             let short = ["s", "m", "h", "d"];
-            Err(match nearest(text, units) {
+            Err(match nearest(text, units.iter().copied()) {
                 _ if short.contains(&text) => complaint.hint(format!("write 1{text}")),
                 Some(unit) => complaint.hint(format!("did you mean '{unit}'?")),
                 None => complaint.hint(format!(
@@ -89,7 +114,7 @@ pub(super) fn refillable(algorithm: Algorithm, rate: Rate) -> Result<(), Complai
             "a token_bucket with a rate of 0 never refills",
         )
         .hint("to forbid, write algorithm: fixed_window with the rate 0")),
-        Algorithm::FixedWindow | Algorithm::TokenBucket => Ok(()),
+        Algorithm::CalendarWindow(_) | Algorithm::FixedWindow | Algorithm::TokenBucket => Ok(()),
     }
 }
 
@@ -108,6 +133,27 @@ pub(super) fn weight(text: &str) -> Result<Weight, Complaint> {
     };
     Weight::from_thousandths(thousandths)
         .ok_or_else(|| format!("the weight '{text}' is more than 1000").into())
+}
+
+/// A share of a limit: `0.7` or `70%`; above none and at most all, with at most three decimals.
+pub(super) fn share_of_limit(text: &str) -> Result<Share, Complaint> {
+    let scaled = match text.strip_suffix('%') {
+        Some(percent) => scaled(percent.trim_end(), 1),
+        None => scaled(text, 3),
+    };
+    let share = match scaled {
+        Scaled::Whole(thousandths) => u16::try_from(thousandths)
+            .ok()
+            .and_then(Share::from_thousandths),
+        Scaled::Broken => {
+            return Err(format!("the share '{text}' is finer than a thousandth").into());
+        }
+        Scaled::NotANumber | Scaled::TooLarge => None,
+    };
+    share.ok_or_else(|| {
+        Complaint::new(format!("'{text}' is not a share of a limit"))
+            .hint("write a number above 0 and up to 1, such as 0.7, or 70%")
+    })
 }
 
 /// A share of requests: `0.9`, `p90`, `p99.9`; above none and below all, with at most three
@@ -272,7 +318,7 @@ mod tests {
             ("7/28d", 7, 28 * 86_400_000),
         ];
         for (text, amount, millis) in cases {
-            let rate = rate(text).unwrap();
+            let rate = rate(text).unwrap().rate;
             assert_eq!(
                 (rate.amount(), rate.period()),
                 (amount, Duration::from_millis(millis))
@@ -320,6 +366,24 @@ mod tests {
             "0", "1", "1.0", "p100", "p0", "0.9999", "p99.99", "90%", "-0.9", "x", "",
         ] {
             assert!(quantile(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_share_of_a_limit_is_above_none_and_at_most_all() {
+        let shown = |text| share_of_limit(text).map(|share| share.to_string());
+        for (text, expected) in [
+            ("0.7", "0.7"),
+            ("70%", "0.7"),
+            ("1", "1"),
+            ("99.9 %", "0.999"),
+        ] {
+            assert_eq!(shown(text), Ok(expected.to_owned()), "{text}");
+        }
+        for text in [
+            "0", "1.001", "100.1%", "0.0001", "-0.5", "half", "", "%", "7",
+        ] {
+            assert!(share_of_limit(text).is_err(), "{text}");
         }
     }
 

@@ -7,7 +7,8 @@ use crate::limit::{
     Algorithm, Effect, Formula, Measure, MissingUsage, Oversize, Rate, WEIGHT_ONE, Weight, WhenOver,
 };
 use crate::rules::{
-    BytesPerToken, ConfiguredLimit, Domain, Estimate, LearnBy, OnStoreError, Terms, Unit,
+    BytesPerToken, CALENDAR_MONTH, CalendarWindows, ConfiguredLimit, Domain, Estimate, LearnBy,
+    OnStoreError, Terms, Unit,
 };
 
 /// One line: how much there is.
@@ -77,10 +78,20 @@ impl Display for Described<'_> {
         match limit.terms {
             Terms::Unlimited => f.write_str("unlimited")?,
             Terms::Limited(terms) => {
-                write!(f, "{}, ", RateText(terms.rate))?;
+                match &limit.calendar {
+                    Some(calendar) if calendar.windows() == CalendarWindows::Months => {
+                        write!(f, "{}/{CALENDAR_MONTH}, ", terms.rate.amount())?;
+                    }
+                    _ => write!(f, "{}, ", RateText(terms.rate))?,
+                }
                 match terms.algorithm {
-                    Algorithm::FixedWindow => f.write_str("fixed_window")?,
+                    Algorithm::CalendarWindow(_) | Algorithm::FixedWindow => {
+                        f.write_str("fixed_window")?;
+                    }
                     Algorithm::TokenBucket => write!(f, "token_bucket, burst {}", terms.burst)?,
+                }
+                if let Some(calendar) = &limit.calendar {
+                    write!(f, ", timezone {}", calendar.zone_name())?;
                 }
                 write!(f, ", cost: {}", FormulaText(limit.formula))?;
                 admission(limit, f)?;
@@ -107,6 +118,7 @@ impl Display for Described<'_> {
             MissingUsage::Keep => "",
             MissingUsage::Release => ", released without usage",
         })?;
+        alerts(limit, f)?;
         for (class, amount) in &limit.headroom {
             write!(f, ", keeps {amount} free of {class}")?;
         }
@@ -144,6 +156,19 @@ fn admission(limit: &ConfiguredLimit, f: &mut fmt::Formatter<'_>) -> fmt::Result
         f.write_str(" bytes per token")?;
     }
     Ok(())
+}
+
+/// The shares of a budget that are told, as in `0.7, 0.9 and 1`.
+fn alerts(limit: &ConfiguredLimit, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let Some(budget) = &limit.budget else {
+        return Ok(());
+    };
+    let shares: Vec<String> = budget.alert_at.iter().map(ToString::to_string).collect();
+    match shares.split_last() {
+        Some((last, [])) => write!(f, ", alerts at {last}"),
+        Some((last, before)) => write!(f, ", alerts at {} and {last}", before.join(", ")),
+        None => Ok(()),
+    }
 }
 
 /// A number given in thousandths.

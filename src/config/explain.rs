@@ -1,5 +1,6 @@
 //! Which limits a descriptor meets, and if it meets none, why.
 
+use crate::limit::Timestamp;
 use crate::rules::{Domain, Entry, Level, Match, Origin, Rule};
 
 use super::describe::{Described, line};
@@ -7,8 +8,8 @@ use super::describe::{Described, line};
 /// The rules of a level that are named before it is left at "and so many more".
 const MOST_NAMED: usize = 10;
 
-/// What happens to a descriptor with these entries, in words.
-pub fn explain(domain: &Domain, entries: &[Entry<'_>]) -> String {
+/// What happens at `now` to a descriptor with these entries, in words.
+pub fn explain(domain: &Domain, entries: &[Entry<'_>], now: Timestamp) -> String {
     let mut text = String::new();
     let written: Vec<String> = entries
         .iter()
@@ -19,13 +20,13 @@ pub fn explain(domain: &Domain, entries: &[Entry<'_>]) -> String {
         format_args!("domain '{}', descriptor {}", domain.name, written.concat()),
     );
     match domain.find(entries, &mut String::new()) {
-        Some(found) => matched(&mut text, &found),
+        Some(found) => matched(&mut text, &found, now),
         None => unmatched(&mut text, domain, entries),
     }
     text
 }
 
-fn matched(text: &mut String, found: &Match<'_>) {
+fn matched(text: &mut String, found: &Match<'_>, now: Timestamp) {
     line(text, format_args!("rule: {}", found.rule.path));
     if let Some(shared) = &found.rule.shared_value {
         line(
@@ -42,6 +43,12 @@ fn matched(text: &mut String, found: &Match<'_>) {
     for limit in &found.rule.limits {
         line(text, format_args!("  {}", Described(limit)));
         line(text, format_args!("    bucket {}", found.key(limit)));
+        if let Some(calendar) = &limit.calendar
+            && let Some(span) = calendar.span(now)
+        {
+            let (start, end) = (calendar.show(span.start()), calendar.show(span.end()));
+            line(text, format_args!("    window from {start} to {end}"));
+        }
         if let Some(origin) = &limit.origin {
             come_from(text, origin);
         }
@@ -160,7 +167,7 @@ descriptors:
 ";
 
     fn explained(entries: &[Entry<'_>]) -> String {
-        explain(&parse(TEXT, "f").unwrap(), entries)
+        explain(&parse(TEXT, "f").unwrap(), entries, Timestamp::default())
     }
 
     #[test]
@@ -170,7 +177,7 @@ descriptors:
         let found = domain.find(&entries, &mut String::new()).unwrap();
         let bucket = found.key(&found.rule.limits[0]);
         assert_eq!(
-            explain(&domain, &entries),
+            explain(&domain, &entries, Timestamp::default()),
             format!(
                 "domain 'd', descriptor (tenant=acme)
 rule: tenant=acme
@@ -181,6 +188,37 @@ rule: tenant=acme
         );
         assert!(explained(&[("tenant", "b"), ("model", "m")]).contains("rule: tenant > model\n"));
         assert!(explained(&[("path", "files/1")]).contains("that 'files/*' covers share"));
+    }
+
+    #[test]
+    fn a_window_of_a_calendar_is_told_with_its_ends() {
+        let text = "domain: d
+descriptors:
+  - key: tenant
+    limits:
+      - { name: daily, rate: 5k/day, algorithm: fixed_window, timezone: America/Los_Angeles }
+      - { name: monthly, rate: 1M/calendar_month, algorithm: fixed_window, alert_at: [0.7, 90%] }
+";
+        // 2026-03-08T12:00:00Z, the day on which clocks went ahead.
+        let now = Timestamp::from_micros(1_772_971_200_000_000);
+        let told = explain(&parse(text, "f").unwrap(), &[("tenant", "a")], now);
+        let lines: Vec<&str> = told
+            .lines()
+            .filter(|line| !line.contains("bucket"))
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "domain 'd', descriptor (tenant=a)",
+                "rule: tenant",
+                "  daily: 5000/day, fixed_window, timezone America/Los_Angeles, cost: requests",
+                "    window from 2026-03-08T00:00:00-08:00[America/Los_Angeles] \
+                 to 2026-03-09T00:00:00-07:00[America/Los_Angeles]",
+                "  monthly: 1000000/calendar_month, fixed_window, timezone UTC, cost: requests, \
+                 alerts at 0.7 and 0.9",
+                "    window from 2026-03-01T00:00:00+00:00[UTC] to 2026-04-01T00:00:00+00:00[UTC]",
+            ]
+        );
     }
 
     #[test]

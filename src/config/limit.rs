@@ -4,17 +4,21 @@
 //! where no tokens are counted, a rate on something unlimited. A reader of the file would believe
 //! that it does something.
 
+use jiff::tz::TimeZone;
+
 use crate::limit::{
     Algorithm, Effect, Formula, Limit, MissingUsage, Oversize, Rate, WhenOver, ZeroCost,
 };
-use crate::rules::{ConfiguredLimit, Estimate, LimitIndex, OnStoreError, Stating, Terms};
+use crate::rules::{Calendar, ConfiguredLimit, Estimate, LimitIndex, OnStoreError, Stating, Terms};
 
-use super::amount;
+use super::amount::{self, WrittenRate};
+use super::budget;
 use super::cost::Costs;
 use super::error::{Complaint, Findings};
 use super::estimate::Estimates;
 use super::expand::Written;
 use super::read::Fields;
+use super::window;
 use super::words::Place;
 use super::yaml::{Node, Value};
 
@@ -44,6 +48,7 @@ pub(super) struct Defaults {
     estimates: Estimates,
     missing_usage: Option<MissingUsage>,
     oversize: Option<Oversize>,
+    pub(super) timezone: Option<TimeZone>,
     when_over: Option<WhenOver>,
 }
 
@@ -62,6 +67,7 @@ impl Defaults {
             missing_usage: findings.word_of(&fields, "missing_usage", &MISSING_USAGE),
             on_store_error: on_store_error(&fields, findings),
             oversize: findings.word_of(&fields, "oversize", &OVERSIZE),
+            timezone: window::zone(&fields, findings),
             when_over: findings.word_of(&fields, "when_over", &WHEN_OVER),
         }
     }
@@ -135,8 +141,11 @@ pub(super) fn read(
             surroundings.domain,
             name.unwrap_or_default(),
             algorithm,
+            None,
         ),
         terms: Terms::Unlimited,
+        calendar: None,
+        budget: None,
         formula: Formula::REQUESTS,
         estimate: Estimate::None,
         stating: Stating::default(),
@@ -163,9 +172,17 @@ pub(super) fn read(
     if let Some(on_store_error) = on_store_error(&fields, findings) {
         limit.on_store_error = on_store_error;
     }
-    let (formula, terms) = (formula?, terms?);
+    let (formula, (terms, calendar)) = (formula?, terms?);
     limit.formula = formula;
     limit.terms = Terms::Limited(terms);
+    limit.identity = ConfiguredLimit::identity_of(
+        surroundings.domain,
+        &limit.label,
+        algorithm,
+        calendar.as_ref(),
+    );
+    limit.calendar = calendar;
+    limit.budget = budget::read(&fields, &terms, findings);
     limit.headroom = headroom(&fields, terms.burst, findings);
     estimates.apply(&defaults.estimates, &mut limit, &terms, &fields, findings);
     if formula.counts_tokens() {
@@ -217,7 +234,7 @@ fn terms(
     algorithm: Algorithm,
     defaults: &Defaults,
     findings: &mut Findings<'_>,
-) -> Option<Limit> {
+) -> Option<(Limit, Option<Calendar>)> {
     let rate = fields
         .get("rate")
         .map(|node| rate(node, algorithm, findings));
@@ -225,14 +242,20 @@ fn terms(
         let none = Complaint::new("a limit needs a rate");
         findings.error(fields.at, none.hint("write it as in 5000/minute"));
     }
-    let rate = rate.flatten();
+    let written = rate.flatten();
+    let zone = defaults.timezone.as_ref();
+    let calendar =
+        written.and_then(|written| window::calendar(fields, algorithm, written, zone, findings));
+    let rate = written.map(|written| written.rate);
     let burst = match (fields.get("burst"), algorithm) {
         (None, _) => rate.map(Rate::amount),
         (Some(node), Algorithm::TokenBucket) => burst(node, findings),
-        (Some(_), Algorithm::FixedWindow) if fields.own("burst").is_none() => {
+        (Some(_), Algorithm::CalendarWindow(_) | Algorithm::FixedWindow)
+            if fields.own("burst").is_none() =>
+        {
             rate.map(Rate::amount)
         }
-        (Some(node), Algorithm::FixedWindow) => {
+        (Some(node), Algorithm::CalendarWindow(_) | Algorithm::FixedWindow) => {
             let idle = Complaint::new("a fixed_window has no burst");
             findings.error(
                 node.at,
@@ -243,21 +266,22 @@ fn terms(
     };
     let when_over = findings.word_of(fields, "when_over", &WHEN_OVER);
     let oversize = findings.word_of(fields, "oversize", &OVERSIZE);
-    Some(Limit {
+    let limit = Limit {
         algorithm,
         rate: rate?,
         burst: burst?,
         when_over: when_over.or(defaults.when_over).unwrap_or(WhenOver::Refuse),
         oversize: oversize.or(defaults.oversize).unwrap_or(Oversize::Refuse),
         zero_cost: ZeroCost::NeedsRoom,
-    })
+    };
+    Some((limit, calendar))
 }
 
-fn rate(node: &Node<'_>, algorithm: Algorithm, findings: &mut Findings<'_>) -> Option<Rate> {
+fn rate(node: &Node<'_>, algorithm: Algorithm, findings: &mut Findings<'_>) -> Option<WrittenRate> {
     let text = findings.text(node, "rate")?;
-    let rate = amount::rate(text).and_then(|rate| {
-        amount::refillable(algorithm, rate)?;
-        Ok(rate)
+    let rate = amount::rate(text).and_then(|written| {
+        amount::refillable(algorithm, written.rate)?;
+        Ok(written)
     });
     findings.take(node.at, rate)
 }

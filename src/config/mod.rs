@@ -17,6 +17,7 @@
 //! not: numbers with a fraction as `value`, which are the text that is written.
 
 mod amount;
+mod budget;
 mod cost;
 mod describe;
 mod document;
@@ -34,6 +35,7 @@ mod rate_limit;
 mod read;
 mod rule;
 pub mod watch;
+mod window;
 mod words;
 mod yaml;
 

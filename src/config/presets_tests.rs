@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::limit::{Algorithm, Formula};
+use crate::limit::{Algorithm, Formula, Timestamp};
 use crate::rules::{Domain, Estimate, Terms};
 
 use super::document::{Document, compile};
@@ -299,7 +299,7 @@ descriptors:
 fn explain_tells_what_came_from_where() {
     let domain = parse(TIERED, "f").unwrap();
     let explained = |value| {
-        let text = explain(&domain, &[("tenant", value)]);
+        let text = explain(&domain, &[("tenant", value)], Timestamp::default());
         let lines = text.lines().skip(2);
         let told = lines.filter(|line| !line.starts_with("    bucket "));
         told.collect::<Vec<_>>().join("\n")
@@ -433,5 +433,14 @@ descriptors:
             "f:2:10: the tier 'idle' is never used",
             "f:6:74: replaces 'openai-token', but no limit is called that (in rule l)",
         ]
+    );
+}
+
+#[test]
+fn the_days_of_gemini_end_at_midnight_in_california() {
+    let text = show("gemini/free/gemini-2.5-flash", &[]).unwrap();
+    assert!(
+        text.contains("/day, fixed_window, timezone America/Los_Angeles"),
+        "{text}"
     );
 }

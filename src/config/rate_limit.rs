@@ -4,11 +4,15 @@
 //! unit that does not exist is no error beside `unlimited`.
 
 use crate::limit::{Algorithm, Formula, MissingUsage, Rate};
-use crate::rules::{ConfiguredLimit, Estimate, LimitIndex, Stating, Terms, Unit, rate_limit_terms};
+use crate::rules::{
+    CALENDAR_MONTH, ConfiguredLimit, Estimate, LimitIndex, Stating, Terms, Unit, rate_limit_terms,
+};
 
+use super::amount::{WrittenRate, unit_names};
 use super::error::{Complaint, Findings};
 use super::limit::{Surroundings, replaces};
 use super::rule::printable;
+use super::window;
 use super::words::{Place, choice_hint};
 use super::yaml::Node;
 
@@ -26,7 +30,14 @@ pub(super) fn read(
     let unlimited = findings.boolean_of(&fields, "unlimited").unwrap_or(false);
     let written = findings.text_of(&fields, "unit");
     let amount = findings.u32_of(&fields, "requests_per_unit");
-    let unit = Unit::from_name(written?);
+    let calendar_month = written.is_some_and(|unit| unit.eq_ignore_ascii_case(CALENDAR_MONTH));
+    let unit = if calendar_month {
+        Some(Unit::Month)
+    } else {
+        Unit::from_name(written?)
+    };
+    let algorithm = Algorithm::FixedWindow;
+    let mut calendar = None;
     let terms = match (unlimited, unit) {
         (true, None) => Terms::Unlimited,
         (true, Some(_)) => {
@@ -37,7 +48,7 @@ pub(super) fn read(
         (false, None) => {
             let written = written?;
             let invalid = Complaint::new(format!("invalid rate limit unit '{written}'"));
-            let hint = choice_hint(written, &Unit::ALL.map(Unit::name));
+            let hint = choice_hint(written, &unit_names());
             findings.error(fields.at("unit"), invalid.hint(hint));
             return None;
         }
@@ -51,18 +62,31 @@ pub(super) fn read(
             }
             let rate = Rate::new(u64::from(amount.unwrap_or(0)), unit.period());
             let rate = rate.map_err(|error| Complaint::from(error.to_string()));
-            Terms::Limited(rate_limit_terms(findings.take(node.at, rate)?))
+            let rate = findings.take(node.at, rate)?;
+            let written = WrittenRate {
+                rate,
+                calendar_month,
+            };
+            let zone = surroundings.defaults.timezone.as_ref();
+            calendar = window::calendar(&fields, algorithm, written, zone, findings);
+            Terms::Limited(rate_limit_terms(rate))
         }
     };
     let name = name?;
     let label = printable(if name.is_empty() { rule_key } else { name });
-    let algorithm = Algorithm::FixedWindow;
     Some(ConfiguredLimit {
         index: LimitIndex::default(),
         name: name.to_owned(),
-        identity: ConfiguredLimit::identity_of(surroundings.domain, &label, algorithm),
+        identity: ConfiguredLimit::identity_of(
+            surroundings.domain,
+            &label,
+            algorithm,
+            calendar.as_ref(),
+        ),
         label: label.into_owned(),
         terms,
+        calendar,
+        budget: None,
         formula: Formula::HITS,
         estimate: Estimate::None,
         stating: Stating::default(),

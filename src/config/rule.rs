@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use crate::rules::{ConfiguredLimit, Domain, Level, LimitIndex, Rule};
+use crate::rules::{BucketKey, Budget, ConfiguredLimit, Domain, Identity, Level, LimitIndex, Rule};
 
 use super::cost::Costs;
 use super::error::{Complaint, Findings, Position};
@@ -38,12 +38,33 @@ struct Above {
     path: String,
     /// As in `tenant_acme.model`, which is what envoyproxy/ratelimit calls a rule in its metrics.
     key: String,
+    /// What the buckets of everything that ends here are keyed by; `None` where callers choose a
+    /// value.
+    entries: Option<Vec<(String, String)>>,
+}
+
+impl Above {
+    /// Above the first level.
+    fn root() -> Self {
+        Self {
+            entries: Some(Vec::new()),
+            ..Self::default()
+        }
+    }
+
+    /// The entries with one more, if the configuration names its value.
+    fn with(&self, key: &str, value: &str, shared: bool) -> Option<Vec<(String, String)>> {
+        let open = value.is_empty() || (value.contains('*') && !shared);
+        let mut entries = self.entries.clone().filter(|_| !open)?;
+        entries.push((key.to_owned(), value.to_owned()));
+        Some(entries)
+    }
 }
 
 impl Descriptors<'_, '_> {
     /// The first level, to which several files may contribute.
     pub(super) fn root(&mut self, node: &Node<'_>, domain: &mut Domain, seen: &mut Seen) {
-        self.level(node, &Above::default(), &mut domain.root, seen);
+        self.level(node, &Above::root(), &mut domain.root, seen);
     }
 
     fn level(&mut self, node: &Node<'_>, above: &Above, level: &mut Level, seen: &mut Seen) {
@@ -75,9 +96,10 @@ impl Descriptors<'_, '_> {
             "" => key.to_owned(),
             value => format!("{key}_{value}"),
         };
-        let this = Above {
+        let mut this = Above {
             path: joined(&above.path, " > ", &Step { key, value }.to_string()),
             key: joined(&above.key, ".", &printable(&composite)),
+            entries: None,
         };
         self.findings.rule.clone_from(&this.path);
         self.findings.check_keys(fields, Place::Descriptor);
@@ -95,6 +117,7 @@ impl Descriptors<'_, '_> {
             );
             self.findings.error(fields.at("share_threshold"), wrong);
         }
+        this.entries = above.with(key, value, shared);
         // They would make labels of what callers send; accepted, so that files load unchanged.
         for accepted in ["detailed_metric", "value_to_metric"] {
             self.findings.boolean_of(fields, accepted);
@@ -102,7 +125,7 @@ impl Descriptors<'_, '_> {
         let metadata = fields
             .get("metadata")
             .and_then(|node| metadata::read(node, self.findings));
-        let limits = self.limits(fields, &this.key);
+        let limits = self.limits(fields, &this);
         let mut children = Level::default();
         if let Some(node) = fields.get("descriptors") {
             self.level(node, &this, &mut children, &mut Seen::new());
@@ -148,7 +171,7 @@ impl Descriptors<'_, '_> {
         );
     }
 
-    fn limits(&mut self, fields: &Fields<'_, '_>, rule_key: &str) -> Vec<ConfiguredLimit> {
+    fn limits(&mut self, fields: &Fields<'_, '_>, this: &Above) -> Vec<ConfiguredLimit> {
         let mut surroundings = Surroundings {
             costs: &mut *self.costs,
             defaults: self.defaults,
@@ -157,7 +180,7 @@ impl Descriptors<'_, '_> {
         };
         let mut found = Vec::new();
         if let Some(node) = fields.get("rate_limit") {
-            let limit = rate_limit::read(node, rule_key, &surroundings, self.findings);
+            let limit = rate_limit::read(node, &this.key, &surroundings, self.findings);
             found.extend(limit.map(|limit| (node.at, limit)));
         }
         let ours = ["limits", "preset", "tier"];
@@ -176,11 +199,33 @@ impl Descriptors<'_, '_> {
                 self.findings.error(at, twice);
                 continue;
             }
+            let identity = limit.identity;
+            if let Some(budget) = &mut limit.budget {
+                self.watch(budget, identity, this, at);
+            }
             limit.index = LimitIndex(*self.limit_count);
             *self.limit_count += 1;
             limits.push(limit);
         }
         limits
+    }
+
+    /// Finds the bucket that a budget of this rule has, if it is one.
+    fn watch(&mut self, budget: &mut Budget, identity: Identity, this: &Above, at: Position) {
+        budget.rule.clone_from(&this.path);
+        let Some(entries) = &this.entries else {
+            let many =
+                Complaint::new("alert_at makes no gauge here: callers choose values of this rule");
+            self.findings.warning(
+                at,
+                many.hint("crossings are counted and logged; a gauge takes a rule for each value"),
+            );
+            return;
+        };
+        let entries = entries
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()));
+        budget.bucket = Some(BucketKey::of(identity, entries));
     }
 }
 

@@ -271,12 +271,15 @@ costs: { unused: { hits: 1 } }
 descriptors:
   - key: k
     rate_limit: { unit: day }
+    limits: [{ name: daily, rate: 5/day, algorithm: fixed_window, alert_at: [0.7] }]
 ";
     assert_eq!(
         warnings(text),
         [
             "f:5:17: requests_per_unit is not given, so every request is refused (in rule k): \
              write requests_per_unit: 0 if that is meant",
+            "f:6:14: alert_at makes no gauge here: callers choose values of this rule (in rule k): \
+             crossings are counted and logged; a gauge takes a rule for each value",
             "f:2:10: the cost 'unused' is never used",
         ]
     );

@@ -46,6 +46,7 @@ impl Place {
                 "on_store_error",
                 "oversize",
                 "reserve_output",
+                "timezone",
                 "when_over",
             ],
             Self::Descriptor => &[
@@ -68,6 +69,8 @@ impl Place {
                 "rate",
                 "burst",
                 "algorithm",
+                "timezone",
+                "alert_at",
                 "cost",
                 "estimate",
                 "learn_by",

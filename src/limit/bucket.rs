@@ -20,9 +20,9 @@ impl Bucket {
     /// Lets time pass. A `now` before [`Self::at`] changes nothing: a bucket's time never goes back.
     pub fn refill(&mut self, limit: &Limit, now: Timestamp) {
         match limit.algorithm {
-            Algorithm::FixedWindow => {
-                let start = limit.rate.window_start(now);
-                if start > self.at {
+            Algorithm::CalendarWindow(_) | Algorithm::FixedWindow => {
+                let start = limit.window(now).map(|window| window.start);
+                if let Some(start) = start.filter(|start| *start > self.at) {
                     *self = Self {
                         at: start,
                         ..Self::default()
@@ -86,17 +86,8 @@ impl Bucket {
 
     /// How long until the current window ends; `None` for a token bucket, which has no windows.
     pub fn until_window_ends(limit: &Limit, now: Timestamp) -> Option<Duration> {
-        match limit.algorithm {
-            Algorithm::TokenBucket => None,
-            Algorithm::FixedWindow => {
-                let end = limit
-                    .rate
-                    .window_start(now)
-                    .as_micros()
-                    .saturating_add(limit.rate.period_micros());
-                Some(Duration::from_micros(end.saturating_sub(now.as_micros())))
-            }
-        }
+        let window = limit.window(now)?;
+        Some(now.until(window.end))
     }
 
     fn until_spent(&self, limit: &Limit, target: u64, now: Timestamp) -> Option<Duration> {
@@ -105,14 +96,10 @@ impl Bucket {
             return Some(Duration::ZERO);
         }
         match limit.algorithm {
-            Algorithm::FixedWindow => {
+            Algorithm::CalendarWindow(_) | Algorithm::FixedWindow => {
                 // Not `at` plus a period: that window may have been one of another length.
-                let end = limit
-                    .rate
-                    .window_start(now.max(self.at))
-                    .as_micros()
-                    .saturating_add(limit.rate.period_micros());
-                Some(Duration::from_micros(end.saturating_sub(now.as_micros())))
+                let window = limit.window(now.max(self.at))?;
+                Some(now.until(window.end))
             }
             Algorithm::TokenBucket => {
                 let denominator = u128::from(limit.rate.denominator());

@@ -1,6 +1,6 @@
 //! What an admission charged and may have to give back: one charge of a reservation.
 
-use super::{Algorithm, Formula, Limit, Timestamp, Usage};
+use super::{Formula, Limit, Timestamp, Usage};
 
 /// One charge of a reservation: enough to settle it without asking the configuration again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,9 +96,8 @@ impl HeldCharge {
     pub fn correction(&self, settlement: Settlement, made: Timestamp, now: Timestamp) -> i64 {
         let last = self.final_amount(settlement).cast_signed();
         let correction = last.saturating_sub(self.amount.cast_signed());
-        let other_window = self.limit.algorithm == Algorithm::FixedWindow
-            && self.limit.rate.window_start(now) > made;
-        if other_window {
+        let window = self.limit.window(now);
+        if window.is_some_and(|window| window.start > made) {
             correction.max(0)
         } else {
             correction

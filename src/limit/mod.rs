@@ -28,6 +28,7 @@ mod rate;
 mod sketch;
 mod spec;
 mod time;
+mod window;
 
 pub use bucket::Bucket;
 pub use cost::{Formula, MAX_MEASURED, Measure, Usage, WEIGHT_ONE, Weight};
@@ -37,6 +38,7 @@ pub use rate::{InvalidRate, Rate};
 pub use sketch::{Mixture, Sketch};
 pub use spec::{Algorithm, Limit, Oversize, WhenOver, ZeroCost};
 pub use time::Timestamp;
+pub use window::{Span, Window};
 
 /// The largest amount that a limit may have, in hits or tokens: 10^15.
 ///

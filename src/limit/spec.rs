@@ -1,6 +1,6 @@
 //! What a bucket is held to.
 
-use super::Rate;
+use super::{Rate, Span};
 
 /// How a bucket fills and what it does with a cost that does not fit: all the numbers of one limit.
 ///
@@ -24,6 +24,9 @@ pub struct Limit {
 /// How spent amounts come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Algorithm {
+    /// All at once, when the next window begins; windows go by a calendar. What the rate says of
+    /// the period is for people.
+    CalendarWindow(Span),
     /// All at once, when the next window begins. Windows are aligned to the Unix epoch.
     FixedWindow,
     /// Continuously, at the rate.

@@ -20,6 +20,11 @@ impl Timestamp {
         self.0
     }
 
+    /// How long until `later`; nothing if that is over.
+    pub const fn until(self, later: Self) -> Duration {
+        Duration::from_micros(later.0.saturating_sub(self.0))
+    }
+
     /// This point, `later` after it was.
     #[must_use]
     pub fn plus(self, later: Duration) -> Self {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limit::{
-    Algorithm, Effect, Formula, Limit, MissingUsage, Oversize, Rate, WhenOver, ZeroCost,
+    Algorithm, Effect, Formula, Limit, MissingUsage, Oversize, Rate, Timestamp, WhenOver, ZeroCost,
 };
 
-use super::{Estimate, Identity, Stating};
+use super::{Budget, CALENDAR_MONTH, Calendar, CalendarWindows, Estimate, Identity, Stating};
 
 /// The place of a limit among all limits of its domain: dense, for tables beside the rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,8 +25,12 @@ pub struct ConfiguredLimit {
     pub label: String,
     /// What its buckets are keyed by, beside the entries.
     pub identity: Identity,
-    /// The numbers, or none.
+    /// The numbers, or none. Of windows that go by a calendar, [`Self::terms_at`] has them.
     pub terms: Terms,
+    /// The calendar that its windows go by; `None`: they are multiples of its period.
+    pub calendar: Option<Calendar>,
+    /// What is watched of its use; `None`: nothing.
+    pub budget: Option<Budget>,
     /// What is counted.
     pub formula: Formula,
     /// What the tokens are taken to be that nobody stated.
@@ -87,14 +91,45 @@ impl ConfiguredLimit {
             .map_or(0, |(_, amount)| *amount)
     }
 
+    /// The numbers at `now`, with the window that is under way where a calendar says which.
+    pub fn terms_at(&self, now: Timestamp) -> Terms {
+        let span = self
+            .calendar
+            .as_ref()
+            .and_then(|calendar| calendar.span(now));
+        match (self.terms, span) {
+            (Terms::Limited(terms), Some(span)) => Terms::Limited(Limit {
+                algorithm: Algorithm::CalendarWindow(span),
+                ..terms
+            }),
+            (terms, _) => terms,
+        }
+    }
+
     /// The identity of a limit: domain, name and algorithm. Not its rule, so that a tenant that
     /// gets a rule of its own keeps its buckets; the entries tell rules apart.
-    pub fn identity_of(domain: &str, label: &str, algorithm: Algorithm) -> Identity {
-        let algorithm = match algorithm {
-            Algorithm::FixedWindow => "fixed_window",
-            Algorithm::TokenBucket => "token_bucket",
+    ///
+    /// With a calendar, its zone and the length of its windows too: a bucket that was held to
+    /// another calendar's windows would end at the boundaries of both.
+    pub fn identity_of(
+        domain: &str,
+        label: &str,
+        algorithm: Algorithm,
+        calendar: Option<&Calendar>,
+    ) -> Identity {
+        let Some(calendar) = calendar else {
+            let algorithm = match algorithm {
+                Algorithm::CalendarWindow(_) | Algorithm::FixedWindow => "fixed_window",
+                Algorithm::TokenBucket => "token_bucket",
+            };
+            return Identity::of(&["limit", domain, label, algorithm]);
         };
-        Identity::of(&["limit", domain, label, algorithm])
+        let windows = match calendar.windows() {
+            CalendarWindows::Days(days) => format!("{days}d"),
+            CalendarWindows::Months => CALENDAR_MONTH.to_owned(),
+        };
+        let zone = calendar.zone_name();
+        Identity::of(&["limit", domain, label, "calendar_window", &windows, zone])
     }
 }
 
@@ -181,6 +216,8 @@ impl Override {
             terms: Rate::new(amount, self.unit.period()).map_or(Terms::Unlimited, |rate| {
                 Terms::Limited(rate_limit_terms(rate))
             }),
+            calendar: None,
+            budget: None,
             formula: Formula::HITS,
             estimate: Estimate::None,
             stating: Stating::default(),

@@ -5,6 +5,8 @@
 //! envoyproxy/ratelimit to the letter, quirks included, because people replace it with this.
 
 mod answer;
+mod budget;
+mod calendar;
 mod configured;
 mod domain;
 mod estimate;
@@ -13,6 +15,8 @@ mod metadata;
 mod pattern;
 
 pub use answer::{AnswerStyle, BodyStyle, HeaderStyle};
+pub use budget::{Budget, Share};
+pub use calendar::{CALENDAR_MONTH, Calendar, CalendarWindows};
 pub(crate) use configured::rate_limit_terms;
 pub use configured::{ConfiguredLimit, LimitIndex, OnStoreError, Origin, Override, Terms, Unit};
 pub use domain::{Domain, DuplicateRule, Entry, Level, Match, Rule};

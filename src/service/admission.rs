@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::Answer;
+use super::budget::Moved;
 use super::control::{Control, Phase};
 use super::ids::id_of_retry;
 use super::outcome::Outcome;
@@ -113,7 +114,7 @@ impl Service {
         mode: Mode,
         undecided: Undecided,
     ) -> Result<Outcome<'p>, RequestError> {
-        let plan = Plan::of(&policy.domain, request, control, &self.0.estimates)?;
+        let plan = self.plan(policy, request, control)?;
         if plan
             .descriptors
             .iter()
@@ -278,6 +279,15 @@ fn count(policy: &Policy, outcome: &Outcome<'_>) {
                 .inc_by(limit.amount.max(0).unsigned_abs());
         } else {
             series.shadowed.inc();
+        }
+        if limit.charged > 0 && limit.limit.budget.is_some() {
+            let moved = Moved {
+                key: limit.key,
+                terms: limit.terms,
+                charged: limit.charged,
+                level: limit.level,
+            };
+            policy.budgets.tell(&policy.name, limit.limit.index, moved);
         }
         if limit.charged < 0 {
             series.hits_refunded.inc_by(limit.charged.unsigned_abs());

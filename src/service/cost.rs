@@ -7,7 +7,7 @@ use super::control::{Control, Facts, Phase};
 use super::learned::Estimates;
 use super::plan::Addend;
 use super::request::Request;
-use crate::limit::{Formula, Limit, Oversize};
+use crate::limit::{Formula, Limit, Oversize, Timestamp};
 use crate::rules::{BucketKey, ConfiguredLimit, Estimate, LearnBy, LearnKey, Stating};
 
 /// What a request costs one limit.
@@ -25,6 +25,8 @@ pub(super) struct Asked<'r, 'q, 'c> {
     pub(super) request: &'r Request<'q>,
     pub(super) control: &'r Control<'c>,
     pub(super) estimates: &'r Estimates,
+    /// The time by which windows are looked up that go by a calendar.
+    pub(super) now: Timestamp,
 }
 
 /// A limit, and what one descriptor brings to it.
@@ -242,6 +244,7 @@ mod tests {
                 request,
                 control: &control,
                 estimates: &estimates,
+                now: Timestamp::default(),
             };
             asked.group(&limit(by), bucket(value)).unwrap()
         };

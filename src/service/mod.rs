@@ -6,6 +6,7 @@ mod answer;
 mod api;
 mod batch;
 mod body;
+mod budget;
 mod control;
 mod cost;
 mod headers;
@@ -18,6 +19,7 @@ mod plan;
 mod policy;
 mod report;
 mod request;
+mod statistics;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -44,6 +46,7 @@ pub use request::{
 
 use self::ids::Ids;
 use self::learned::Estimates;
+use self::plan::Plan;
 use self::policy::{Policies, Policy};
 use crate::clock;
 use crate::metrics::Metrics;
@@ -112,7 +115,9 @@ impl Service {
     /// Replaces the rules of all domains at once. Requests under way finish by the rules they
     /// began with.
     pub fn install(&self, domains: &BTreeMap<String, Arc<Domain>>) {
-        let policies = Policies::new(domains, &self.0.policies.load(), &self.0.metrics);
+        let before = self.0.policies.load();
+        let policies = Policies::new(domains, &before, &self.0.metrics);
+        policies.forget_gauges(&before, &self.0.metrics);
         self.0
             .metrics
             .config_domains
@@ -161,8 +166,8 @@ impl Service {
         self.0.reports.wait().await;
     }
 
-    /// What has to be done from time to time, about every ten seconds: counting reservations and
-    /// forgetting buckets that are full again.
+    /// What has to be done from time to time, about every ten seconds: counting reservations,
+    /// looking at budgets, and forgetting buckets that are full again.
     pub async fn tidy(&self) {
         match self.0.store.count_holds().await {
             Ok(counts) => {
@@ -178,9 +183,20 @@ impl Service {
             }
             Err(error) => self.store_failed(&error),
         }
+        self.look_at_budgets().await;
         if let Store::Memory(memory) = &self.0.store {
             memory.forget_full();
         }
+    }
+
+    fn plan<'p>(
+        &self,
+        policy: &'p Policy,
+        request: &Request<'_>,
+        control: &Control<'_>,
+    ) -> Result<Plan<'p>, RequestError> {
+        let now = self.0.store.clock();
+        Plan::of(&policy.domain, request, control, &self.0.estimates, now)
     }
 
     fn policy(&self, domain: &str) -> Result<Option<Arc<Policy>>, RequestError> {

@@ -6,7 +6,7 @@ use super::control::{Control, Phase, without_control};
 use super::cost::{Asked, Cost, Met};
 use super::learned::Estimates;
 use super::request::{Descriptor, MAX_ADDEND, Request, RequestError};
-use crate::limit::{self, Effect, Limit};
+use crate::limit::{self, Effect, Limit, Timestamp};
 use crate::rules::{BucketKey, ConfiguredLimit, Domain, LearnKey, Metadata, Override, Terms};
 use crate::store::{Charge, MAX_CHARGES};
 
@@ -106,11 +106,13 @@ impl<'p> Plan<'p> {
         request: &Request<'_>,
         control: &Control<'_>,
         estimates: &Estimates,
+        now: Timestamp,
     ) -> Result<Self, RequestError> {
         let asked = Asked {
             request,
             control,
             estimates,
+            now,
         };
         let mut plan = Self::default();
         let mut scratch = String::new();
@@ -175,7 +177,7 @@ impl<'p> Plan<'p> {
         asked: &Asked<'_, '_, '_>,
     ) {
         let control = asked.control;
-        let Terms::Limited(terms) = limit.terms else {
+        let Terms::Limited(terms) = limit.terms_at(asked.now) else {
             self.descriptors[descriptor].unlimited = true;
             return;
         };

@@ -1,10 +1,11 @@
 //! The rules in force, each limit with its series.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+use super::budget::Budgets;
 use crate::metrics::{Counter, DomainMetrics, LimitMetrics, Metrics};
 use crate::rules::{ConfiguredLimit, Domain};
 
@@ -24,6 +25,7 @@ pub(super) struct Policy {
     /// Name and series of each limit, by its index.
     limits: Vec<(Arc<str>, LimitMetrics)>,
     overrides: (Arc<str>, LimitMetrics),
+    pub(super) budgets: Budgets,
 }
 
 impl Policies {
@@ -47,6 +49,29 @@ impl Policies {
         }
     }
 
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.domains.values()
+    }
+
+    /// Takes the gauges away that these policies no longer have, and `before` had.
+    pub(super) fn forget_gauges(&self, before: &Self, metrics: &Metrics) {
+        for policy in before.all() {
+            let name = &*policy.name;
+            let now = self.get(name);
+            if now.is_some_and(|now| Arc::ptr_eq(now, policy)) {
+                continue;
+            }
+            let kept: HashSet<(&str, &str)> =
+                now.iter().flat_map(|now| now.budgets.gauges()).collect();
+            for (limit, rule) in policy.budgets.gauges() {
+                if !kept.contains(&(limit, rule)) {
+                    metrics.forget_budget(name, limit, rule);
+                }
+            }
+        }
+    }
+
     pub(super) fn get(&self, domain: &str) -> Option<&Arc<Policy>> {
         self.domains.get(domain)
     }
@@ -65,7 +90,20 @@ impl Policies {
 
 impl Policy {
     fn new(domain: Arc<Domain>, metrics: &Metrics) -> Self {
-        let series = |label: &str| (Arc::from(label), metrics.limit(&domain.name, label));
+        // By name, because rules may share one.
+        let counting: HashSet<&str> = domain
+            .limits()
+            .into_iter()
+            .filter(|limit| limit.formula.counts_tokens())
+            .map(|limit| limit.label.as_str())
+            .collect();
+        let series = |label: &str| {
+            let counts_tokens = counting.contains(label);
+            (
+                Arc::from(label),
+                metrics.limit(&domain.name, label, counts_tokens),
+            )
+        };
         let limits = domain
             .limits()
             .into_iter()
@@ -76,6 +114,7 @@ impl Policy {
             metrics: metrics.domain(&domain.name),
             limits,
             overrides: series("override"),
+            budgets: Budgets::of(&domain, metrics),
             domain,
         }
     }

@@ -12,12 +12,14 @@ use smallvec::SmallVec;
 use super::Service;
 use super::admission::RETRY_TIME;
 use super::api::{BucketView, ReportAnswer, ReportResult};
+use super::budget::Moved;
 use super::control::Control;
 use super::ids::id_of_retry;
 use super::origin::never_sent;
-use super::plan::{Addend, Plan};
+use super::plan::Addend;
 use super::policy::Policy;
 use super::request::{Request, RequestError};
+use super::statistics::Used;
 use crate::limit::{Limit, Settlement, Timestamp, Usage};
 use crate::metrics::ReportLabel;
 use crate::rules::BucketKey;
@@ -73,6 +75,8 @@ struct Charged {
     key: BucketKey,
     limit: Limit,
     amount: i64,
+    /// What is told about its tokens, if it counts any.
+    used: Option<Used>,
 }
 
 impl Service {
@@ -84,7 +88,7 @@ impl Service {
         control: &Control<'_>,
         source: Source,
     ) -> Result<ReportAnswer, RequestError> {
-        let plan = Plan::of(&policy.domain, request, control, &self.0.estimates)?;
+        let plan = self.plan(&policy, request, control)?;
         let usage = usage(request, control, source);
         let bad = control.bad_count || plan.descriptors.iter().any(|planned| planned.bad_count);
         let Some(usage) = usage.filter(|_| !bad) else {
@@ -102,6 +106,7 @@ impl Service {
                     key: planned.key,
                     limit: planned.terms,
                     amount: planned.cost.amount,
+                    used: planned.settles().then(|| Used::without_reservation(usage)),
                 };
                 (planned.charge(), charged)
             })
@@ -236,16 +241,19 @@ impl Service {
                 )
             }
             EndResult::Grown { record, made } | EndResult::Settled { record, made } => {
+                let used = Used::of_record(record, ending.settlement);
                 let charged: SmallVec<[Charged; 4]> = record
                     .charges
                     .iter()
-                    .map(|recorded| Charged {
+                    .zip(used)
+                    .map(|(recorded, used)| Charged {
                         label: Arc::clone(&recorded.label),
                         key: recorded.key,
                         limit: recorded.held.limit,
                         amount: recorded
                             .held
                             .correction(ending.settlement, *made, ended.now),
+                        used,
                     })
                     .collect();
                 let (result, label) = match ending.settlement {
@@ -300,16 +308,32 @@ impl Service {
             .iter()
             .zip(readings)
             .map(|(charged, reading)| {
-                let series = policy
-                    .series_named(&charged.label)
-                    .cloned()
-                    .unwrap_or_else(|| self.metrics().limit(&policy.name, &charged.label));
+                let unknown;
+                let series = if let Some(series) = policy.series_named(&charged.label) {
+                    series
+                } else {
+                    let counts_tokens = charged.used.is_some();
+                    let (domain, label) = (&policy.name, &charged.label);
+                    unknown = self.metrics().limit(domain, label, counts_tokens);
+                    &unknown
+                };
                 if charged.amount < 0 {
                     series.hits_refunded.inc_by(charged.amount.unsigned_abs());
                 } else {
                     series.hits_settled.inc_by(charged.amount.unsigned_abs());
                 }
                 let level = reading.bucket.level(&charged.limit);
+                if let (Some(used), Some(series)) = (charged.used, &series.tokens) {
+                    used.observe(level, series);
+                }
+                let moved = Moved {
+                    key: charged.key,
+                    terms: charged.limit,
+                    charged: charged.amount,
+                    level,
+                };
+                let (domain, label) = (&policy.name, &charged.label);
+                policy.budgets.tell_report(domain, label, moved);
                 BucketView {
                     limit: charged.label.to_string(),
                     key: charged.key,

@@ -266,6 +266,15 @@ impl Store {
         }
     }
 
+    /// What time it is for this store, as far as can be told without asking it. Decisions go by the
+    /// store's own time, which may differ from this by what two machines' clocks do.
+    pub fn clock(&self) -> Timestamp {
+        match self {
+            Self::Memory(memory) => memory.clock(),
+            Self::Redis(redis) => redis.clock(),
+        }
+    }
+
     /// What kind of store it is, for people.
     pub const fn kind(&self) -> &'static str {
         match self {

@@ -36,7 +36,7 @@ const TABLE: &[Layer] = &[
     //    module           may use                                      may name
     // Pure.
     layer("limit",         &[],                                         &["smallvec", "thiserror"]),
-    layer("rules",         &["limit"],                                  &["base64", "blake3", "foldhash", "smallvec", "thiserror"]),
+    layer("rules",         &["limit"],                                  &["arc_swap", "base64", "blake3", "foldhash", "jiff", "smallvec", "thiserror"]),
     // Leaves.
     layer("clock",         &["limit"],                                  &[]),
     layer("health",        &[],                                         &["tokio"]),

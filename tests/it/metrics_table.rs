@@ -5,7 +5,7 @@
     reason = "a test's scaffolding fails the test where it stands"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use tempfile::TempDir;
@@ -27,11 +27,27 @@ descriptors:
       - { name: tokens, rate: 1M/year, cost: tokens, estimate: 100, on_store_error: allow }
 ";
 
+/// What more there is to see: looked at from time to time, so not where calls are counted.
+const BUDGET: &str = "
+  - key: tenant
+    value: budgeted
+    limits: [{ name: budget, rate: 1M/calendar_month, algorithm: fixed_window, alert_at: [0.9] }]
+";
+
 /// Serves [`CONFIG`], with this store.
 fn serve(store: &str) -> (Tollgate, TempDir) {
+    serve_config(CONFIG, store)
+}
+
+/// Serves something of everything that has a series.
+fn serve_all() -> (Tollgate, TempDir) {
+    serve_config(&format!("{CONFIG}{BUDGET}"), "memory")
+}
+
+fn serve_config(text: &str, store: &str) -> (Tollgate, TempDir) {
     let files = tempfile::tempdir().unwrap();
     let file = files.path().join("seen.yaml");
-    std::fs::write(&file, CONFIG).unwrap();
+    std::fs::write(&file, text).unwrap();
     let config = format!("--config={}", file.display());
     let tollgate = Tollgate::serve(&[&config, "--store", store, "--store-timeout=5s"]);
     (tollgate, files)
@@ -73,7 +89,7 @@ fn rendered(page: &str) -> BTreeMap<String, String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_readme_tells_all_metrics_and_no_others() {
-    let (tollgate, _files) = serve("memory");
+    let (tollgate, _files) = serve_all();
     // Which reasons there are to refuse to answer is told with the first of each.
     let mut client = connect(&tollgate).await;
     let invalid = client.should_rate_limit(request("", [])).await;
@@ -86,6 +102,74 @@ async fn the_readme_tells_all_metrics_and_no_others() {
     let build = format!("tollgate_build_info{{version=\"{version}\"}}");
     assert_eq!(metric(&page, &build), 1);
     assert_eq!(metric(&page, "tollgate_config_domains"), 1);
+}
+
+/// The metrics that an expression names, each with what stands in its braces.
+fn selectors(expression: &str) -> Vec<(String, String)> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    for (at, _) in expression.match_indices("tollgate_") {
+        let (_, rest) = expression.split_at(at);
+        let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
+        let (name, rest) = rest.split_at(end);
+        let braces = rest.strip_prefix('{').and_then(|rest| rest.split_once('}'));
+        let braces = braces.map_or("", |(inside, _)| inside);
+        found.push((name.to_owned(), braces.to_owned()));
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alerts_are_on_series_that_there_are() {
+    let (tollgate, _files) = serve_all();
+    let page = page(&tollgate).await;
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/prometheus/alerts.yaml");
+    let text = std::fs::read_to_string(file).unwrap();
+    let rules: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+    let groups = rules["groups"].as_array().unwrap();
+    let mut alerts = BTreeSet::new();
+    for rule in groups.iter().flat_map(|of| of["rules"].as_array().unwrap()) {
+        let alert = rule["alert"].as_str().unwrap();
+        assert!(alerts.insert(alert), "{alert} is there twice");
+        let severity = rule["labels"]["severity"].as_str().unwrap();
+        assert!(
+            ["info", "warning", "critical"].contains(&severity),
+            "{alert}"
+        );
+        for told in ["summary", "description"] {
+            assert!(rule["annotations"][told].is_string(), "{alert}: {told}");
+        }
+        let expression = rule["expr"].as_str().unwrap();
+        let count = |of: char| expression.chars().filter(|c| *c == of).count();
+        assert_eq!(count('('), count(')'), "{expression}");
+        let selectors = selectors(expression);
+        assert!(!selectors.is_empty(), "{expression}");
+        for (name, braces) in selectors {
+            // Every sample of it, with the labels that are asked for.
+            let mut samples = page
+                .lines()
+                .filter(|line| {
+                    let rest = line.strip_prefix(&name);
+                    rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+                })
+                .peekable();
+            assert!(samples.peek().is_some(), "{alert}: there is no {name}");
+            for asked in braces.split(',').filter(|asked| !asked.is_empty()) {
+                let (label, values) = asked.split_once('=').unwrap();
+                let values = values.trim_start_matches('~').trim_matches('"');
+                let known = values.split('|').all(|value| {
+                    let value = value.trim_start_matches(".*");
+                    let is_label = |line: &str| {
+                        let (_, rest) = line.split_once(&format!("{label}=\"")).unwrap();
+                        rest.split('"').next().unwrap().ends_with(value)
+                    };
+                    samples.clone().any(is_label)
+                });
+                assert!(known, "{alert}: {name} has no {asked}");
+            }
+        }
+    }
+    assert!(alerts.len() > 10, "{alerts:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
+use crate::support::http;
+use crate::support::http::metric;
 use crate::support::redis::RedisServer;
 use crate::support::rls::{Client, admitted, ask, connect, descriptor, request};
 use crate::support::served::Tollgate;
@@ -34,6 +36,10 @@ descriptors:
     limits: [{ name: pool, rate: 500/year, cost: hits }]
   - key: budget
     rate_limit: { unit: year, requests_per_unit: 500 }
+  - key: watched
+    limits:
+      - { name: watched, rate: 500/year, algorithm: fixed_window, timezone: Asia/Tokyo, cost: hits,
+          alert_at: [0.5, 0.9, 1] }
 ";
 
 struct Fleet {
@@ -185,4 +191,20 @@ fn connected(redis: &RedisServer) -> usize {
     let last = ["evalsha", "eval", "ping"].map(|name| format!("cmd={name} "));
     let ours = |line: &&str| last.iter().any(|last| line.contains(last));
     clients.lines().filter(ours).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_replica_tells_that_a_share_of_a_budget_was_crossed() {
+    let redis = RedisServer::start();
+    let fleet = Fleet::start(3, &redis.url()).await;
+    assert_eq!(fleet.admitted(FEWER, ("watched", "a"), 1).await, exactly(1));
+    let mut alerts = [0; 3];
+    for replica in &fleet.replicas {
+        let page = http::send(replica.http, "GET", "/metrics", b"").await.body;
+        for (sum, threshold) in alerts.iter_mut().zip(["0.5", "0.9", "1"]) {
+            let labels = format!("domain=\"fleet\",limit=\"watched\",threshold=\"{threshold}\"");
+            *sum += metric(&page, &format!("tollgate_budget_alerts_total{{{labels}}}"));
+        }
+    }
+    assert_eq!(alerts, [1, 1, 1]);
 }

@@ -260,6 +260,11 @@ impl Memory {
         found
     }
 
+    /// The time that it goes by.
+    pub fn clock(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// How many reservations are remembered, open or not.
     pub fn hold_count(&self) -> usize {
         let now = self.clock.now();

@@ -25,7 +25,7 @@ use self::batch::{Delivery, Pending};
 use self::connection::Link;
 use self::script::{Answer, Operation, open_holds_key};
 use super::{Admission, Decision, Ended, Ending, Held, HoldCounts, Samples, StoreError};
-use crate::clock::{self, ManualClock};
+use crate::clock::{self, Clock, ManualClock};
 use crate::limit::{Sketch, Timestamp};
 use crate::rules::BucketKey;
 
@@ -138,6 +138,14 @@ impl Redis {
         {
             Answer::End(ended) => Ok(ended),
             Answer::Admit(_) => Err(StoreError::Rejected("answers out of order".to_owned())),
+        }
+    }
+
+    /// The time by this machine's clock, which may differ from Redis's.
+    pub fn clock(&self) -> Timestamp {
+        match &self.clock {
+            Some(clock) => clock.now(),
+            None => Clock::System.now(),
         }
     }
 

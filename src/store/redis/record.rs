@@ -8,10 +8,10 @@
 //! | bytes | |
 //! |---|---|
 //! | 22 | the bucket's key |
-//! | 1 | flags: 1 fixed window, 2 charge when over, 4 settled by an earlier charge, 8 missing usage releases, 16 oversize when full, 32 zero passes at zero |
-//! | 5 × 8 | doubles: numerator and denominator of the rate, amount, fixed part, period |
+//! | 1 | flags: 1 fixed window, 2 charge when over, 4 settled by an earlier charge, 8 missing usage releases, 16 oversize when full, 32 zero passes at zero, 64 calendar window |
+//! | 5 × 8 | doubles: numerator and denominator of the rate, amount, fixed part, period; of a calendar window, its start and end, amount, fixed part, length of the next one |
 //! | 4 × 4 | the weights of the token measures, in thousandths |
-//! | 8 + 4 | a double: the burst; nothing |
+//! | 8 + 4 | a double: the burst; of a calendar window, the period of its rate in seconds |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::super::{Record, RecordedCharge};
 use super::codec::{Malformed, Reader, put_count, put_number};
 use crate::limit::{
-    Algorithm, Formula, HeldCharge, Limit, MissingUsage, Oversize, Rate, Timestamp, Weight,
+    Algorithm, Formula, HeldCharge, Limit, MissingUsage, Oversize, Rate, Span, Timestamp, Weight,
     WhenOver, ZeroCost,
 };
 use crate::rules::{BucketKey, LearnKey};
@@ -33,17 +33,37 @@ const AGAIN: u8 = 4;
 const MISSING_RELEASES: u8 = 8;
 const WHEN_FULL: u8 = 16;
 const PASSES_AT_ZERO: u8 = 32;
+const CALENDAR_WINDOW: u8 = 64;
 
 /// The flags of a limit that the script acts on.
 pub(super) fn limit_flags(limit: &Limit) -> u8 {
     let mut flags = 0;
-    if limit.algorithm == Algorithm::FixedWindow {
-        flags |= FIXED_WINDOW;
+    match limit.algorithm {
+        Algorithm::TokenBucket => {}
+        Algorithm::FixedWindow => flags |= FIXED_WINDOW,
+        Algorithm::CalendarWindow(_) => flags |= FIXED_WINDOW | CALENDAR_WINDOW,
     }
     if limit.when_over == WhenOver::Charge {
         flags |= CHARGE_WHEN_OVER;
     }
     flags
+}
+
+/// The three numbers by which the script lets a limit's time pass: numerator and denominator of the
+/// rate, and the period; of a calendar window its start, its end, and the length of the next one.
+pub(super) const fn limit_times(limit: &Limit) -> [u64; 3] {
+    match limit.algorithm {
+        Algorithm::CalendarWindow(span) => [
+            span.start().as_micros(),
+            span.end().as_micros(),
+            span.next_micros(),
+        ],
+        Algorithm::FixedWindow | Algorithm::TokenBucket => [
+            limit.rate.numerator(),
+            limit.rate.denominator(),
+            limit.rate.period_micros(),
+        ],
+    }
 }
 
 /// Appends a record.
@@ -69,21 +89,22 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
         }
         out.extend_from_slice(key.to_string().as_bytes());
         out.push(flags);
-        let rate = held.limit.rate;
-        for number in [
-            rate.numerator(),
-            rate.denominator(),
-            held.amount,
-            held.fixed,
-            rate.period_micros(),
-        ] {
+        let [first, second, third] = limit_times(&held.limit);
+        for number in [first, second, held.amount, held.fixed, third] {
             put_number(out, number);
         }
         for weight in held.formula.tokens {
             out.extend_from_slice(&weight.thousandths().to_le_bytes());
         }
         put_number(out, held.limit.burst);
-        out.extend_from_slice(&[0; 4]);
+        let seconds = match held.limit.algorithm {
+            // For people only, and no rate is per nothing.
+            Algorithm::CalendarWindow(_) => held.limit.rate.period().as_secs().max(1),
+            Algorithm::FixedWindow | Algorithm::TokenBucket => 0,
+        };
+        // At most 366 days.
+        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+        out.extend_from_slice(&seconds.to_le_bytes());
     }
     let labels = record.charges.iter().map(|charge| &charge.label);
     for text in std::iter::once(&record.domain).chain(labels) {
@@ -144,27 +165,38 @@ fn decode_charge(reader: &mut Reader<'_>) -> Result<RecordedCharge, Malformed> {
         .map_err(|_| Malformed)?;
     key.copy_from_slice(decoded.get(..16).ok_or(Malformed)?);
     let flags = reader.byte()?;
-    let numerator = reader.number()?;
-    let denominator = reader.number()?.max(1);
+    let times = [reader.number()?, reader.number()?];
     let amount = reader.number()?;
     let fixed = reader.number()?;
-    let period = reader.number()?;
+    let [first, second, third] = [times[0], times[1], reader.number()?];
     let mut tokens = [Weight::ZERO; 4];
     for weight in &mut tokens {
         *weight = Weight::from_thousandths(reader.weight()?).ok_or(Malformed)?;
     }
     let burst = reader.number()?;
-    reader.bytes(4)?;
-    let per_period = numerator
-        .checked_mul(period / denominator)
-        .ok_or(Malformed)?;
-    let limit = Limit {
-        algorithm: if flags & FIXED_WINDOW == 0 {
+    let seconds = reader.weight()?;
+    let (algorithm, rate) = if flags & CALENDAR_WINDOW != 0 {
+        let span = Span::new(
+            Timestamp::from_micros(first),
+            Timestamp::from_micros(second),
+            Timestamp::from_micros(second.saturating_add(third)),
+        );
+        // All of a window's amount can be taken at once.
+        let rate = Rate::new(burst, Duration::from_secs(u64::from(seconds)));
+        (Algorithm::CalendarWindow(span.ok_or(Malformed)?), rate)
+    } else {
+        let per_period = first.checked_mul(third / second.max(1));
+        let rate = Rate::new(per_period.ok_or(Malformed)?, Duration::from_micros(third));
+        let algorithm = if flags & FIXED_WINDOW == 0 {
             Algorithm::TokenBucket
         } else {
             Algorithm::FixedWindow
-        },
-        rate: Rate::new(per_period, Duration::from_micros(period)).map_err(|_| Malformed)?,
+        };
+        (algorithm, rate)
+    };
+    let limit = Limit {
+        algorithm,
+        rate: rate.map_err(|_| Malformed)?,
         burst,
         when_over: if flags & CHARGE_WHEN_OVER == 0 {
             WhenOver::Refuse
@@ -240,6 +272,17 @@ mod tests {
             },
             group,
         };
+        let at = Timestamp::from_micros;
+        let day = 86_400_000_000;
+        // A day of 23 hours, before one of 24.
+        let span = Span::new(at(8 * day), at(9 * day - day / 24), at(10 * day - day / 24));
+        let mut calendar = charge(
+            Algorithm::CalendarWindow(span.unwrap()),
+            ZeroCost::NeedsRoom,
+            3,
+            None,
+        );
+        calendar.held.limit.rate = Rate::new(900_000, Duration::from_hours(24)).unwrap();
         let record = Record {
             domain: Arc::from("llm"),
             charges: vec![
@@ -250,6 +293,7 @@ mod tests {
                     1 << 50,
                     Some(group),
                 ),
+                calendar,
             ],
         };
         let mut bytes = Vec::new();
@@ -268,7 +312,7 @@ mod tests {
         let mut shorter = Vec::new();
         encode(&without_groups, &mut shorter);
         assert_eq!(bytes[..shorter.len()], shorter);
-        assert_eq!(bytes.len() - shorter.len(), 1 + 1 + 16);
+        assert_eq!(bytes.len() - shorter.len(), 1 + (1 + 16) + 1);
         for cut in 0..bytes.len() {
             let expected = if cut == shorter.len() {
                 Ok(without_groups.clone())

@@ -32,7 +32,8 @@ else
   now = time[1] * 1000000 + time[2]
 end
 
--- A limit: flags (1 = fixed window, 2 = charge when over), numerator, denominator, period.
+-- A limit: flags (1 = fixed window, 2 = charge when over, 64 = by a calendar), numerator,
+-- denominator, period; of a calendar window its start, its end, and the length of the next one.
 local header = ARGV[1]
 local plain_count, bucket_count, prefix, limit_count, at_byte = unpack_struct('<HHBc0H', header)
 local limits = {}
@@ -59,10 +60,24 @@ local function long_division(r, n, f, d)
   return quotient, rest
 end
 
+-- When the window began that a time lies in, and when it ends. A calendar window knows no other
+-- beginnings than its own and the next one's: nothing is reset at a time that nobody named.
+local function window(limit, time)
+  local period = limit[4]
+  if limit[1] < 64 then
+    local start = time - time % period
+    return start, start + period
+  end
+  local start, stop = limit[2], limit[3]
+  if time < start then return 0, start end
+  if time < stop then return start, stop end
+  return stop, time - (time - stop) % period + period
+end
+
 -- A bucket's spent, fraction and time after it was refilled.
 local function refilled(spent, fraction, at, limit)
   if limit[1] % 2 == 1 then
-    local start = now - now % limit[4]
+    local start = window(limit, now)
     if start > at then return 0, 0, start end
     return spent, fraction, at
   end
@@ -112,7 +127,8 @@ local function write(key, spent, fraction, at, lives, limit, stored)
   end
   local full_in
   if limit[1] % 2 == 1 then
-    full_in = at + limit[4] - now
+    local _, stop = window(limit, at > now and at or now)
+    full_in = stop - now
   else
     full_in = spent * limit[3] / limit[2]
   end
@@ -449,7 +465,7 @@ local function settle()
     local i = slot_of(prefix .. key)
     refill(i, limit_count)
     local correction = final - last
-    if correction < 0 and flags % 2 == 1 and now - now % period > made then
+    if correction < 0 and flags % 2 == 1 and window(limits[limit_count], now) > made then
       -- This window never bore the charge.
       correction = 0
     end

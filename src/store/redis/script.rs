@@ -4,9 +4,7 @@ use hashbrown::HashMap;
 
 use super::codec::{Malformed, Reader, put_count, put_number, put_signed};
 use super::record;
-use crate::limit::{
-    self, Algorithm, Bucket, Effect, Limit, Mode, Reading, Settlement, Timestamp, Usage,
-};
+use crate::limit::{self, Bucket, Effect, Limit, Mode, Reading, Settlement, Timestamp, Usage};
 use crate::rules::BucketKey;
 use crate::store::{
     Admission, Charge, Charges, Decision, EndResult, Ended, Ending, HoldKey, Readings, Verdict,
@@ -201,9 +199,9 @@ impl Call {
         let bytes = &mut self.limit_bytes;
         *self.limits.entry(limit).or_insert_with(|| {
             bytes.push(record::limit_flags(&limit));
-            put_number(bytes, limit.rate.numerator());
-            put_number(bytes, limit.rate.denominator());
-            put_number(bytes, limit.rate.period_micros());
+            for number in record::limit_times(&limit) {
+                put_number(bytes, number);
+            }
             next
         })
     }
@@ -445,13 +443,7 @@ fn read_readings<'a>(
             let fraction = reader.number()?;
             let fits = spent >= 0;
             let spent = if fits { spent } else { -1 - spent }.cast_unsigned();
-            let at = match limit.algorithm {
-                Algorithm::TokenBucket => now,
-                Algorithm::FixedWindow => {
-                    let into = now.as_micros() % limit.rate.period_micros();
-                    Timestamp::from_micros(now.as_micros() - into)
-                }
-            };
+            let at = limit.window(now).map_or(now, |window| window.start);
             Ok(Reading {
                 fits,
                 bucket: Bucket {

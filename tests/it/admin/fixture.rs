@@ -203,7 +203,7 @@ fn limits(
         index,
         name: name.to_owned(),
         label: name.to_owned(),
-        identity: ConfiguredLimit::identity_of(&domain.name, name, algorithm),
+        identity: ConfiguredLimit::identity_of(&domain.name, name, algorithm, None),
         terms: Terms::Limited(Limit {
             algorithm,
             rate: Rate::new(amount, unit.period()).unwrap(),
@@ -212,6 +212,8 @@ fn limits(
             oversize: Oversize::Refuse,
             zero_cost: ZeroCost::NeedsRoom,
         }),
+        calendar: None,
+        budget: None,
         formula,
         estimate: Estimate::None,
         stating: Stating::default(),

@@ -2,6 +2,8 @@
 
 mod answers;
 mod api;
+mod budgets;
+mod calendar;
 mod costs;
 mod decision_table;
 mod dialects;
@@ -18,3 +20,4 @@ mod replays;
 mod reports;
 mod reservations;
 mod retries;
+mod statistics;

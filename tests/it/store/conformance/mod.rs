@@ -1,6 +1,7 @@
 //! What every store does, asked of each of them.
 
 mod amounts;
+mod calendar;
 mod decisions;
 mod endings;
 mod held;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tollgate::limit::{Bucket, Limit, WhenOver};
+use tollgate::limit::{Algorithm, Bucket, Limit, Span, WhenOver};
 use tollgate::store::Verdict;
 
 use super::for_every_store;
@@ -197,6 +197,8 @@ async fn a_full_bucket_leaves_nothing_behind(store: Fixture) {
 }
 
 async fn keys_live_until_their_bucket_is_full(store: Fixture) {
+    let [end, next_end] = [31, 59].map(|days| START.plus(days * DAY));
+    let month = Span::new(START, end, next_end).unwrap();
     let limits = [
         token_bucket(7, SECOND, 1000),
         token_bucket(1, MINUTE, 10),
@@ -205,6 +207,10 @@ async fn keys_live_until_their_bucket_is_full(store: Fixture) {
         token_bucket(1, 366 * DAY, 1_000_000_000_000_000),
         token_bucket(0, SECOND, 10),
         fixed_window(10, DAY),
+        Limit {
+            algorithm: Algorithm::CalendarWindow(month),
+            ..fixed_window(10, DAY)
+        },
         Limit {
             when_over: WhenOver::Charge,
             ..fixed_window(0, MINUTE)

@@ -5,9 +5,10 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use tollgate::limit::{Algorithm, Limit, Oversize, Rate, WhenOver, ZeroCost};
+use tollgate::limit::{Algorithm, Limit, Oversize, Rate, Span, Timestamp, WhenOver, ZeroCost};
 
 use super::naive::{End, Meaning};
+use crate::store::fixture::START;
 
 /// How many buckets a history touches.
 pub(super) const BUCKETS: usize = 4;
@@ -103,8 +104,9 @@ pub(super) fn histories(operations: usize) -> impl Strategy<Value = History> {
 /// Any limit: ordinary, awkward and extreme.
 pub(super) fn limit() -> impl Strategy<Value = Limit> {
     let algorithm = prop_oneof![
-        3 => Just(Algorithm::TokenBucket),
-        1 => Just(Algorithm::FixedWindow),
+        6 => Just(Algorithm::TokenBucket),
+        2 => Just(Algorithm::FixedWindow),
+        2 => span().prop_map(Algorithm::CalendarWindow),
     ];
     let when_over = prop_oneof![3 => Just(WhenOver::Refuse), 1 => Just(WhenOver::Charge)];
     let oversize = prop_oneof![Just(Oversize::Refuse), Just(Oversize::WhenFull)];
@@ -119,6 +121,34 @@ pub(super) fn limit() -> impl Strategy<Value = Limit> {
             zero_cost,
         },
     )
+}
+
+/// Any window, before, at and after the time at which histories begin, and one after it.
+pub(super) fn span() -> impl Strategy<Value = Span> {
+    const MOST: u64 = Rate::MAX_PERIOD.as_secs() * 1_000_000;
+    let length = || {
+        prop_oneof![
+            // Ends that the clock's steps come to exactly.
+            1 => 1_u64..4,
+            3 => Just(1_000_000),
+            2 => 1_u64..2_000_000,
+            2 => 1_u64..100_000_000,
+            1 => select([23_u64, 24, 25].map(|hours| hours * 3_600_000_000).to_vec()),
+            1 => 1..=MOST,
+        ]
+    };
+    let now = START.as_micros();
+    let starts = prop_oneof![
+        2 => Just(now),
+        1 => now..now + 100_000_000,
+        2 => now - 100_000_000..now,
+        1 => now - MOST..now,
+    ];
+    (starts, length(), length()).prop_map(|(start, length, next)| {
+        let [start, end, next_end] =
+            [start, start + length, start + length + next].map(Timestamp::from_micros);
+        Span::new(start, end, next_end).unwrap()
+    })
 }
 
 /// Any rate. Some have denominators that share no factor with anything.
@@ -175,6 +205,7 @@ fn moves(backwards: bool) -> BoxedStrategy<i64> {
     let ahead = prop_oneof![
         2 => Just(0),
         1 => Just(1),
+        2 => Just(1_000_000),
         3 => 1_i64..1_000_000,
         2 => 1_i64..60_000_000,
         1 => 1_i64..1_000_000_000_000,

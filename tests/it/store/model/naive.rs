@@ -202,10 +202,8 @@ impl Naive {
                 let now = self.now;
                 let costs = charges.iter().map(|held| {
                     let mut cost = held.cost_after(end) - i128::from(held.amount);
-                    let period = i128::from(held.limit.rate.period_micros());
-                    let window_began = now - now % period;
-                    let in_windows = held.limit.algorithm == Algorithm::FixedWindow;
-                    if in_windows && window_began > made {
+                    let in_windows = held.limit.algorithm != Algorithm::TokenBucket;
+                    if in_windows && window(&held.limit, now).0 > made {
                         // Another window than the one that was charged gets nothing back.
                         cost = cost.max(0);
                     }
@@ -308,11 +306,11 @@ impl Bucket {
         let period = i128::from(limit.rate.period_micros());
         let amount = i128::from(limit.rate.amount());
         match limit.algorithm {
-            Algorithm::FixedWindow => {
-                let window = now / period * period;
-                if window > self.at {
+            Algorithm::CalendarWindow(_) | Algorithm::FixedWindow => {
+                let (began, _) = window(limit, now);
+                if began > self.at {
                     *self = Self {
-                        at: window,
+                        at: began,
                         ..Self::default()
                     };
                 }
@@ -367,7 +365,9 @@ impl Asked {
             return Some(0);
         }
         match self.limit.algorithm {
-            Algorithm::FixedWindow => Some(now / period * period + period - now),
+            Algorithm::CalendarWindow(_) | Algorithm::FixedWindow => {
+                Some(window(&self.limit, now).1 - now)
+            }
             Algorithm::TokenBucket if amount == 0 => None,
             Algorithm::TokenBucket => {
                 let part = common_divisor(amount, period);
@@ -400,6 +400,29 @@ impl Held {
             End::Missing if self.counts_tokens() && self.missing_gives_back => fixed,
             End::Measured(_) | End::Total(_) | End::Missing => amount,
         }
+    }
+}
+
+/// When the window began that `now` lies in, as far as the limit knows, and when it ends.
+fn window(limit: &Limit, now: i128) -> (i128, i128) {
+    let Algorithm::CalendarWindow(span) = limit.algorithm else {
+        let period = i128::from(limit.rate.period_micros());
+        return (now / period * period, (now / period + 1) * period);
+    };
+    let start = i128::from(span.start().as_micros());
+    let end = i128::from(span.end().as_micros());
+    let next = i128::from(span.next_micros());
+    if now < start {
+        (0, start)
+    } else if now < end {
+        (start, end)
+    } else {
+        // What comes after the next window begins is not known; the next window has begun.
+        let mut next_end = end + next * ((now - end) / next);
+        while next_end <= now {
+            next_end += next;
+        }
+        (end, next_end)
     }
 }
 

@@ -9,7 +9,7 @@ use tollgate::limit::{Algorithm, Limit};
 use tollgate::store::{Store, Verdict};
 
 use super::histories::config;
-use super::history::rate;
+use super::history::{rate, span};
 use crate::store::fixture::{Fixture, START, Vary as _, admission, charge, token_bucket};
 use crate::support::tasks::in_order;
 
@@ -27,12 +27,13 @@ const CLIENTS: usize = 3;
 
 fn limit() -> impl Strategy<Value = Limit> {
     let burst = prop_oneof![3 => 1_u64..1000, 1 => 1_u64..=1_000_000_000_000_000];
-    (any::<bool>(), rate(), burst).prop_map(|(window, rate, burst)| Limit {
-        algorithm: if window {
-            Algorithm::FixedWindow
-        } else {
-            Algorithm::TokenBucket
-        },
+    let algorithm = prop_oneof![
+        2 => Just(Algorithm::TokenBucket),
+        1 => Just(Algorithm::FixedWindow),
+        1 => span().prop_map(Algorithm::CalendarWindow),
+    ];
+    (algorithm, rate(), burst).prop_map(|(algorithm, rate, burst)| Limit {
+        algorithm,
         ..token_bucket(rate.amount(), rate.period(), burst)
     })
 }
@@ -112,6 +113,13 @@ fn check(limit: Limit, taken: &[Taken]) -> Result<(), TestCaseError> {
             let allowed = match limit.algorithm {
                 Algorithm::TokenBucket => {
                     burst * period + i128::from(limit.rate.amount()) * (at - first)
+                }
+                Algorithm::CalendarWindow(span) => {
+                    // Before it, in it, after it.
+                    let begun = [span.start(), span.end()].map(|time| i128::from(time.as_micros()));
+                    let windows = |time| begun.iter().filter(|begun| **begun <= time).count();
+                    let windows = windows(at) - windows(first) + 1;
+                    burst * period * i128::try_from(windows).unwrap()
                 }
                 Algorithm::FixedWindow => burst * period * (at / period - first / period + 1),
             };
