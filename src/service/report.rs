@@ -209,8 +209,11 @@ impl Service {
 
     async fn end(&self, ending: &Ending) -> Result<Ended, StoreError> {
         // Not a release: its id is free again once it is done, and a second try could release
-        // what was reserved anew.
-        if ending.settlement == Settlement::Release {
+        // what was reserved anew. Nor progress: more of it comes, and the end says it all.
+        if matches!(
+            ending.settlement,
+            Settlement::Release | Settlement::SoFar(_)
+        ) {
             return self.0.store.end(ending.clone()).await;
         }
         for pause in RETRIES {

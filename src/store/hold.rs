@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::Held;
-use crate::limit::{HeldCharge, Settlement};
+use crate::limit::{HeldCharge, MissingUsage, Settlement, Timestamp};
 use crate::rules::{BucketKey, LearnKey};
 
 /// Which reservation: a hash of its id and its domain, because callers choose ids.
@@ -50,11 +50,16 @@ pub struct Record {
 }
 
 impl Record {
-    /// What is charged after a settlement that it outlives.
-    pub(super) fn after(&self, settlement: Settlement) -> Self {
+    /// What it remembers after a settlement, at `now`, that it outlives: what is charged then. What
+    /// was told so far is not given back by a report without usage.
+    pub(super) fn after(&self, settlement: Settlement, made: Timestamp, now: Timestamp) -> Self {
         let mut after = self.clone();
-        for recorded in &mut after.charges {
-            recorded.held.amount = recorded.held.final_amount(settlement);
+        for RecordedCharge { held, .. } in &mut after.charges {
+            let correction = held.correction(settlement, made, now);
+            held.amount = held.amount.saturating_add_signed(correction);
+            if matches!(settlement, Settlement::SoFar(_)) {
+                held.missing_usage = MissingUsage::Keep;
+            }
         }
         after
     }

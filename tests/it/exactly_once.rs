@@ -97,6 +97,8 @@ fn histories() -> impl Strategy<Value = History> {
 struct Call {
     state: State,
     charged: [u64; 3],
+    /// Whether it told what it used so far.
+    told: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +114,7 @@ impl Call {
     const NEW: Self = Self {
         state: State::Unknown,
         charged: [0; 3],
+        told: false,
     };
 
     fn step(&mut self, step: Step, [input, output]: [u64; 2]) {
@@ -126,6 +129,7 @@ impl Call {
                 self.charged[0] = 1;
             }
             (State::Open, Step::SoFar(hundredths)) => {
+                self.told = true;
                 let (input, output) = (input, output * hundredths / 100);
                 self.charged[1] = self.charged[1].max(input + output);
                 self.charged[2] = self.charged[2].max(input + 5 * output);
@@ -146,7 +150,9 @@ impl Call {
                 | Step::Observed { found: false },
             ) => {
                 self.state = State::Unmeasured;
-                self.charged[2] = 0;
+                if !self.told {
+                    self.charged[2] = 0;
+                }
             }
             (State::Open | State::Unmeasured, Step::NotSent) => {
                 self.state = State::Settled;

@@ -9,8 +9,8 @@ use hashbrown::HashMap;
 use crate::limit::{Settlement, Timestamp, Usage};
 use crate::store::{HoldKey, Record};
 
-/// How long a reservation that ended is remembered, to know what comes again. Whatever comes twice
-/// comes within seconds.
+/// How long a reservation that ended is remembered, to know what comes again, unless it could be open
+/// for a shorter time only. Whatever comes twice comes within seconds.
 pub(super) const REMEMBERED: Duration = Duration::from_mins(10);
 
 /// Room that is not worth giving back.
@@ -86,24 +86,28 @@ impl Holds {
             settlement,
             Settlement::Settle(Usage::Measured(_) | Usage::Total(_))
         );
-        let held = self.known.get_mut(&key).filter(|held| match held.state {
+        let held = self.known.get(&key).filter(|held| match held.state {
             State::Open { .. } | State::Late(_) => true,
             State::Unmeasured(_) => measured,
             State::Closed | State::Released | State::Reported => false,
         })?;
+        let made = held.made;
         let state = match settlement {
             Settlement::Release => State::Released,
             Settlement::Settle(Usage::Missing) => {
                 held.state.record().map_or(State::Closed, |record| {
-                    State::Unmeasured(record.after(settlement))
+                    State::Unmeasured(record.after(settlement, made, now))
                 })
             }
             Settlement::Settle(_) | Settlement::SoFar(_) => State::Closed,
         };
-        let made = held.made;
-        let before = std::mem::replace(&mut held.state, state);
-        self.open = self.open.saturating_sub(u64::from(before.is_counted()));
-        self.shorten(key, now);
+        let known = held.expires.as_micros().saturating_sub(made.as_micros());
+        let length = match held.state {
+            // Known for twice as long as it was open.
+            State::Late(_) => Duration::from_micros(known / 2),
+            _ => Duration::from_micros(known),
+        };
+        let before = self.close(key, state, length, now)?;
         before.into_record().map(|record| (record, made))
     }
 
@@ -133,13 +137,22 @@ impl Holds {
         self.expiries.insert((expires, key));
     }
 
-    /// What ended is remembered for a while only.
-    pub(super) fn shorten(&mut self, key: HoldKey, now: Timestamp) {
-        if let Some(held) = self.known.get_mut(&key) {
-            self.expiries.remove(&(held.expires, key));
-            held.expires = held.expires.min(now.plus(REMEMBERED));
-            self.expiries.insert((held.expires, key));
-        }
+    /// Ends a reservation that could be open for `length`, and remembers that for a while. Returns
+    /// what it was before.
+    pub(super) fn close(
+        &mut self,
+        key: HoldKey,
+        state: State,
+        length: Duration,
+        now: Timestamp,
+    ) -> Option<State> {
+        let held = self.known.get_mut(&key)?;
+        let before = std::mem::replace(&mut held.state, state);
+        self.open = self.open.saturating_sub(u64::from(before.is_counted()));
+        self.expiries.remove(&(held.expires, key));
+        held.expires = now.plus(length.min(REMEMBERED));
+        self.expiries.insert((held.expires, key));
+        Some(before)
     }
 
     /// What expires expires, what is over is forgotten, and so is the room that it took.

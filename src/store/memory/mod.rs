@@ -98,8 +98,7 @@ impl Memory {
                 }
                 let (verdict, now, readings) = self.decide(&charges, admission.mode);
                 if verdict == limit::Verdict::Admitted && admission.mode == Mode::Apply {
-                    held.state = State::Closed;
-                    holds.shorten(hold.key, now);
+                    holds.close(hold.key, State::Closed, hold.lifetime, now);
                 }
                 Decision {
                     verdict: verdict.into(),
@@ -196,7 +195,7 @@ impl Memory {
                 EndResult::Unknown
             });
         };
-        let (record, grown) = (record.clone(), record.after(ending.settlement));
+        let (record, grown) = (record.clone(), record.after(ending.settlement, made, now));
         let (_, now, readings) = self.settle(&record, made, ending, now);
         holds.grow(ending.key, grown, now.plus(ending.lifetime));
         Ended {

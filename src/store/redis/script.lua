@@ -279,12 +279,12 @@ local function keep(key, state, expires, made, record)
   call('SET', key, pack('<c1dd', state, expires, made) .. record, 'PX', milliseconds(lifetime))
 end
 
--- What is left of a reservation that ended, to know what comes again. For ten minutes: whatever
--- comes twice comes within seconds.
-local function close(key, state, expires, made, record)
-  expires = math.min(expires, now + 600000000)
-  local value = pack('<c1dd', state, expires, made) .. record
-  call('SET', key, value, 'PX', milliseconds(expires - now))
+-- What is left of a reservation that ended, to know what comes again. For ten minutes, or for as
+-- long as it may be open if that is shorter: whatever comes twice comes within seconds.
+local function close(key, state, length, made, record)
+  length = math.min(length, 600000000)
+  local value = pack('<c1dd', state, now + length, made) .. record
+  call('SET', key, value, 'PX', milliseconds(length))
 end
 
 local position = 1
@@ -313,7 +313,7 @@ local function decide()
     hold, lifetime, record, position = unpack_struct('<HdI4c0', operations, position)
     hold_key = KEYS[plain_count + bucket_count + hold]
     if not fresh then
-      local state, is_late, expires = held(hold_key)
+      local state, is_late = held(hold_key)
       if state and not is_late and state ~= 'r' and state ~= 'x' then
         verdict = 'P'
         peek = true
@@ -326,7 +326,7 @@ local function decide()
             effect[c], amount[c] = 2, unpack_struct('<d', record, 3 + (c - 1) * 91 + 47)
           end
         end
-        late = expires
+        late = true
       end
     end
   end
@@ -376,7 +376,7 @@ local function decide()
     dirty[slot[c]] = true
   end
   if late then
-    close(hold_key, 's', late, now, '')
+    close(hold_key, 's', lifetime, now, '')
   elseif holds then
     for c = 1, count do
       if not fits[c] and not over(limit[c]) then
@@ -414,7 +414,7 @@ local function settle()
       dirty[slot[c]] = true
       tell(true, slot[c])
     end
-    close(hold_key, 'r', now + lifetime, now, '')
+    close(hold_key, 'r', lifetime, now, '')
     return
   end
   local counted = state == 'o' or state == 'p'
@@ -457,11 +457,6 @@ local function settle()
     elseif kind == 2 and tokens and gives_back then
       final = fixed
     end
-    if final ~= last and (kind == 2 or kind == 5) then
-      -- It is remembered still: with what is charged now.
-      local from = 2 + (c - 1) * 91 + 39
-      record = record:sub(1, from) .. pack('<d', final) .. record:sub(from + 9)
-    end
     local i = slot_of(prefix .. key)
     refill(i, limit_count)
     local correction = final - last
@@ -472,9 +467,20 @@ local function settle()
     spend(i, correction)
     dirty[i] = true
     tell(true, i)
+    if kind == 2 or kind == 5 then
+      -- It is remembered still: with what is charged now. What was told so far is not given back
+      -- by a report without usage.
+      local from = 2 + (c - 1) * 91
+      if kind == 5 and gives_back then
+        record = record:sub(1, from + 22) .. pack('B', flags - 8) .. record:sub(from + 24)
+      end
+      if correction ~= 0 then
+        local charged_now = pack('<d', last + correction)
+        record = record:sub(1, from + 39) .. charged_now .. record:sub(from + 48)
+      end
+    end
   end
   if counted and not late then count_open(expires, state, -1) end
-  if late then expires = 2 * expires - made end
   if kind == 5 then
     expires = now + lifetime
     keep(hold_key, retried and 'P' or 'p', expires, made, record)
@@ -483,9 +489,9 @@ local function settle()
     call('DEL', hold_key)
   elseif kind == 2 then
     -- Another way in may still find how much it was.
-    close(hold_key, 'm', expires, made, record)
+    close(hold_key, 'm', expires - made, made, record)
   else
-    close(hold_key, kind == 0 and 'x' or 's', expires, made, '')
+    close(hold_key, kind == 0 and 'x' or 's', expires - made, made, '')
   end
 end
 

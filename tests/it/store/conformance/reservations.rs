@@ -35,6 +35,9 @@ for_every_store! {
     charges_that_share_a_bucket_are_settled_each
     a_late_report_charges_what_was_not_charged_yet
     a_report_that_found_no_usage_is_outdone_by_one_that_did
+    what_was_told_so_far_is_not_given_back_without_usage
+    no_usage_and_then_usage_in_a_later_window_is_charged_once
+    an_end_just_before_its_expiry_is_remembered_as_long_as_any
     what_was_used_so_far_grows_the_charge_and_settles_right
     a_stream_that_was_cut_short_keeps_what_it_used_so_far
     a_stream_of_half_an_hour_settles_as_a_short_one
@@ -409,6 +412,51 @@ async fn a_report_that_found_no_usage_is_outdone_by_one_that_did(store: Fixture)
     let twice = store.settle("id", measured([100, 0, 0, 1])).await;
     assert_eq!(twice.result, EndResult::Already);
     assert_eq!(store.count_holds().await, open(0));
+}
+
+async fn what_was_told_so_far_is_not_given_back_without_usage(store: Fixture) {
+    let limit = token_bucket(1, 10_000 * MINUTE, 5000);
+    let (charge, mut held) = tokens("a", limit, 800);
+    held.missing_usage = MissingUsage::Release;
+    store.hold("id", [(charge, held)]).await;
+    store.so_far("id", [0, 0, 0, 3000]).await;
+    let missing = store.settle("id", Usage::Missing).await;
+    assert_eq!(spent_of(&missing.readings), [(true, 3000)]);
+    let found = store.settle("id", measured([0, 0, 0, 3100])).await;
+    assert_eq!(spent_of(&found.readings), [(true, 3100)]);
+}
+
+async fn no_usage_and_then_usage_in_a_later_window_is_charged_once(store: Fixture) {
+    let window = fixed_window(10_000, MINUTE);
+    let (charge, mut held) = tokens("a", window, 800);
+    held.missing_usage = MissingUsage::Release;
+    for id in ["less", "more"] {
+        store.hold(id, [(charge, held)]).await;
+    }
+    store.clock.advance(MINUTE);
+    // The window that bore the 800 is over: nothing is given back, and they count as paid.
+    for (id, used, spent) in [("less", 300, 0), ("more", 900, 100)] {
+        let missing = store.settle(id, Usage::Missing).await;
+        assert_eq!(spent_of(&missing.readings), [(true, 0)]);
+        let found = store.settle(id, measured([used, 0, 0, 0])).await;
+        assert_eq!(spent_of(&found.readings), [(true, spent)], "{id}");
+    }
+}
+
+async fn an_end_just_before_its_expiry_is_remembered_as_long_as_any(store: Fixture) {
+    let limit = token_bucket(1, 10_000 * MINUTE, 5000);
+    store.hold("id", [tokens("a", limit, 800)]).await;
+    store.clock.advance(just_before(LIFETIME));
+    store.settle("id", measured([100, 0, 0, 0])).await;
+    let (fallback, _) = tokens("a", limit, 100);
+    store.clock.advance(just_before(LIFETIME));
+    let usage = Settlement::Settle(measured([100, 0, 0, 0]));
+    let again = store.end("id", usage, [fallback]).await;
+    assert_eq!(again.result, EndResult::Already);
+    assert_eq!(store.spent("a", limit).await, 100);
+    store.clock.advance(MICROSECOND);
+    let later = store.end("id", usage, [fallback]).await;
+    assert_eq!(later.result, EndResult::Charged);
 }
 
 async fn a_stream_that_was_cut_short_keeps_what_it_used_so_far(store: Fixture) {

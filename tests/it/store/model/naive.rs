@@ -127,9 +127,10 @@ impl Naive {
             });
             let before = known.filter(|known| known.reported);
             let reservation = Reservation {
-                expires: before.map_or(self.now + lifetime, |before| {
-                    before.expires.min(self.now + REMEMBERED)
-                }),
+                expires: match before {
+                    Some(_) => self.now + lifetime.min(REMEMBERED),
+                    None => self.now + lifetime,
+                },
                 made: self.now,
                 charges: (!reported).then(|| charges.collect()),
                 unmeasured: false,
@@ -177,20 +178,27 @@ impl Naive {
                 made,
                 ..
             }) => {
-                let forgotten = if expires > self.now {
-                    expires
-                } else {
-                    2 * expires - made
-                };
                 let outlives = matches!(end, End::SoFar(_) | End::Missing);
+                let now = self.now;
+                let correction = |held: &Held| {
+                    let cost = held.cost_after(end) - i128::from(held.amount);
+                    let in_windows = held.limit.algorithm != Algorithm::TokenBucket;
+                    if in_windows && window(&held.limit, now).0 > made {
+                        // Another window than the one that was charged gets nothing back.
+                        cost.max(0)
+                    } else {
+                        cost
+                    }
+                };
                 let after = charges.iter().map(|held| Held {
-                    amount: u64::try_from(held.cost_after(end)).unwrap(),
+                    amount: u64::try_from(i128::from(held.amount) + correction(held)).unwrap(),
+                    missing_gives_back: held.missing_gives_back && !matches!(end, End::SoFar(_)),
                     ..*held
                 });
                 let next = Reservation {
                     expires: match end {
                         End::SoFar(_) => self.now + lifetime,
-                        _ => forgotten.min(self.now + REMEMBERED),
+                        _ => self.now + (expires - made).min(REMEMBERED),
                     },
                     made,
                     charges: outlives.then(|| after.collect()),
@@ -199,16 +207,9 @@ impl Naive {
                     released: matches!(end, End::Release),
                 };
                 self.reservations.insert(id, next);
-                let now = self.now;
-                let costs = charges.iter().map(|held| {
-                    let mut cost = held.cost_after(end) - i128::from(held.amount);
-                    let in_windows = held.limit.algorithm != Algorithm::TokenBucket;
-                    if in_windows && window(&held.limit, now).0 > made {
-                        // Another window than the one that was charged gets nothing back.
-                        cost = cost.max(0);
-                    }
-                    (held.bucket, held.limit, cost)
-                });
+                let costs = charges
+                    .iter()
+                    .map(|held| (held.bucket, held.limit, correction(held)));
                 let outcome = match end {
                     End::SoFar(_) => "Grown",
                     _ => "Settled",
