@@ -18,8 +18,10 @@ use std::time::{Duration, Instant};
 use redis::{Arg, Cmd, ErrorKind, ServerErrorKind, Value};
 use tokio::sync::{mpsc, oneshot};
 
+use super::answers;
+use super::call::{Call, MAX_KEYS, Places};
 use super::connection::Link;
-use super::script::{self, Answer, Call, MAX_KEYS, Operation, Places};
+use super::script::{self, Answer, Operation};
 use super::{CallReport, Options, REPORT_DEADLINE, StoreError};
 use crate::clock::{self, ManualClock};
 use crate::limit::{Bucket, Effect, Mode, WhenOver};
@@ -232,7 +234,7 @@ fn deliver(
 ) {
     let answers = result.and_then(|bytes| {
         let operations: Vec<&Operation> = batch.iter().map(|pending| &pending.operation).collect();
-        script::read_answers(&bytes, &operations, places)
+        answers::read(&bytes, &operations, places)
             .map_err(|error| StoreError::Rejected(error.to_string()))
     });
     let answers = match answers {

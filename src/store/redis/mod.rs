@@ -8,7 +8,9 @@
 //! What it needs: Redis 6 or newer (`KEEPTTL`, RESP3) or any Valkey, and a `maxmemory-policy` that
 //! evicts nothing: an evicted bucket is a full one.
 
+mod answers;
 mod batch;
+mod call;
 mod codec;
 mod connection;
 mod record;

@@ -1,0 +1,293 @@
+//! A call of the script: operations in, keys and arguments out.
+
+use hashbrown::HashMap;
+
+use super::codec::{put_count, put_number, put_signed};
+use super::record;
+use super::script::{Operation, open_holds_key};
+use crate::limit::{self, Effect, Limit, Mode, Settlement, Timestamp, Usage};
+use crate::rules::BucketKey;
+use crate::store::{Admission, Charge, Ending, HoldKey};
+
+/// The most distinct keys in one call: Lua's stack holds 8,000 values.
+pub(super) const MAX_KEYS: usize = 4000;
+
+/// A call being put together. Reused from call to call, so that its tables keep their memory.
+///
+/// Admissions of one charge that leave no reservation are most of what a busy service asks, and
+/// have a part of the call to themselves, sorted by bucket: the script does with a few calculations
+/// what it needs tables for elsewhere.
+#[derive(Debug, Default)]
+pub(super) struct Call {
+    plain: Vec<PlainCharge>,
+    plain_buckets: HashMap<BucketKey, PlainBucket, foldhash::quality::RandomState>,
+    plain_names: Vec<BucketKey>,
+    plain_bytes: Vec<u8>,
+    operations: usize,
+    buckets: HashMap<BucketKey, usize, foldhash::quality::RandomState>,
+    bucket_names: Vec<BucketKey>,
+    holds: HashMap<HoldKey, usize, foldhash::quality::RandomState>,
+    hold_names: Vec<HoldKey>,
+    limits: HashMap<Limit, usize, foldhash::quality::RandomState>,
+    limit_bytes: Vec<u8>,
+    operation_bytes: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct PlainCharge {
+    bucket: PlainBucket,
+    operation: usize,
+    charge: limit::Charge,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct PlainBucket {
+    slot: usize,
+    limit: usize,
+}
+
+/// Where in the answer to a call each operation's is: the plain ones, in the order in which they
+/// are answered. All others follow, in their own order.
+#[derive(Debug, Default)]
+pub(super) struct Places(pub(super) Vec<usize>);
+
+impl Call {
+    /// Empties it.
+    pub(super) fn clear(&mut self) {
+        self.plain.clear();
+        self.plain_buckets.clear();
+        self.plain_names.clear();
+        self.plain_bytes.clear();
+        self.operations = 0;
+        self.buckets.clear();
+        self.bucket_names.clear();
+        self.holds.clear();
+        self.hold_names.clear();
+        self.limits.clear();
+        self.limit_bytes.clear();
+        self.operation_bytes.clear();
+    }
+
+    /// Adds an operation.
+    pub(super) fn push(&mut self, operation: &Operation) {
+        let index = self.operations;
+        self.operations += 1;
+        if let Operation::Admit(admission) = operation
+            && let Some(charge) = plain_charge(admission)
+            && self.push_plain(index, charge)
+        {
+            return;
+        }
+        match operation {
+            Operation::Admit(admission) => self.push_admission(admission),
+            Operation::End(ending) => self.push_ending(ending),
+            Operation::Withdraw(key) => self.push_end(*key, 0, (4, [0; 4]), &[]),
+        }
+    }
+
+    /// The keys and arguments, written through `argument`; first the number of keys.
+    pub(super) fn arguments(
+        &mut self,
+        prefix: &str,
+        time: Option<Timestamp>,
+        mut argument: impl FnMut(&[u8]),
+    ) -> Places {
+        let places = self.sort_plain();
+        let buckets = self.plain_names.len() + self.bucket_names.len();
+        let key_count = buckets + self.hold_names.len() + 1;
+        argument(key_count.to_string().as_bytes());
+        let mut name = String::with_capacity(prefix.len() + 24);
+        for key in self.plain_names.iter().chain(&self.bucket_names) {
+            write_name(&mut name, prefix, "b:", key);
+            argument(name.as_bytes());
+        }
+        for key in &self.hold_names {
+            write_name(&mut name, prefix, "h:", key);
+            argument(name.as_bytes());
+        }
+        argument(open_holds_key(prefix).as_bytes());
+
+        let bucket_prefix = format!("{prefix}b:");
+        let mut header = Vec::with_capacity(self.limit_bytes.len() + 16);
+        put_count(&mut header, self.plain_names.len());
+        put_count(&mut header, self.bucket_names.len());
+        header.push(u8::try_from(bucket_prefix.len()).unwrap_or(u8::MAX));
+        header.extend_from_slice(bucket_prefix.as_bytes());
+        put_count(&mut header, self.limits.len());
+        header.extend_from_slice(&self.limit_bytes);
+        argument(&header);
+        argument(&self.plain_bytes);
+        argument(&self.operation_bytes);
+        if let Some(time) = time {
+            argument(time.as_micros().to_string().as_bytes());
+        }
+        places
+    }
+
+    /// Writes the plain charges, bucket by bucket.
+    fn sort_plain(&mut self) -> Places {
+        self.plain.sort_by_key(|charge| charge.bucket);
+        for bucket in self.plain.chunk_by(|one, next| one.bucket == next.bucket) {
+            let Some(first) = bucket.first() else {
+                continue;
+            };
+            put_count(&mut self.plain_bytes, first.bucket.limit);
+            put_count(&mut self.plain_bytes, bucket.len());
+            for charge in bucket {
+                self.plain_bytes.push(effect_byte(charge.charge.effect));
+                put_amounts(&mut self.plain_bytes, &charge.charge);
+            }
+        }
+        Places(self.plain.iter().map(|charge| charge.operation).collect())
+    }
+
+    /// Adds a plain charge, unless its bucket is held to another limit in this call: then it needs
+    /// more care.
+    fn push_plain(&mut self, operation: usize, charge: &Charge) -> bool {
+        let limit = self.limit_slot(charge.charge.limit);
+        let names = &mut self.plain_names;
+        let bucket = *self.plain_buckets.entry(charge.key).or_insert_with(|| {
+            names.push(charge.key);
+            let slot = names.len();
+            PlainBucket { slot, limit }
+        });
+        let same = bucket.limit == limit;
+        if same {
+            self.plain.push(PlainCharge {
+                bucket,
+                operation,
+                charge: charge.charge,
+            });
+        }
+        same
+    }
+
+    fn limit_slot(&mut self, limit: Limit) -> usize {
+        let next = self.limits.len() + 1;
+        let bytes = &mut self.limit_bytes;
+        *self.limits.entry(limit).or_insert_with(|| {
+            bytes.push(record::limit_flags(&limit));
+            for number in record::limit_times(&limit) {
+                put_number(bytes, number);
+            }
+            next
+        })
+    }
+
+    fn push_admission(&mut self, admission: &Admission) {
+        let mut flags = 0;
+        if admission.mode == Mode::Peek {
+            flags |= 1;
+        }
+        if let Some(hold) = &admission.hold {
+            flags |= 2;
+            flags |= if hold.fresh { 4 } else { 0 };
+            flags |= if hold.only_tells_retries { 8 } else { 0 };
+        }
+        self.operation_bytes.extend_from_slice(&[1, flags]);
+        self.push_charges(&admission.charges);
+        if let Some(hold) = &admission.hold {
+            let slot = self.hold_slot(hold.key);
+            put_count(&mut self.operation_bytes, slot);
+            put_number(&mut self.operation_bytes, micros(hold.lifetime));
+            let length_at = self.operation_bytes.len();
+            self.operation_bytes.extend_from_slice(&[0; 4]);
+            record::encode(&hold.record, &mut self.operation_bytes);
+            let length = self.operation_bytes.len() - length_at - 4;
+            let length = u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
+            self.operation_bytes[length_at..length_at + 4].copy_from_slice(&length);
+        }
+    }
+
+    fn push_ending(&mut self, ending: &Ending) {
+        let settlement = match ending.settlement {
+            Settlement::Release => (0, [0; 4]),
+            Settlement::Settle(Usage::Measured(counts)) => (1, counts),
+            Settlement::Settle(Usage::Missing) => (2, [0; 4]),
+            Settlement::Settle(Usage::Total(total)) => (3, [total, 0, 0, 0]),
+            Settlement::SoFar(counts) => (5, counts),
+        };
+        let lifetime = micros(ending.lifetime);
+        self.push_end(ending.key, lifetime, settlement, &ending.fallback);
+    }
+
+    fn push_end(
+        &mut self,
+        key: HoldKey,
+        lifetime: u64,
+        (kind, counts): (u8, [u64; 4]),
+        fallback: &[Charge],
+    ) {
+        self.operation_bytes.push(2);
+        let slot = self.hold_slot(key);
+        put_count(&mut self.operation_bytes, slot);
+        put_number(&mut self.operation_bytes, lifetime);
+        self.operation_bytes.push(kind);
+        for count in counts {
+            put_number(&mut self.operation_bytes, count);
+        }
+        self.push_charges(fallback);
+    }
+
+    /// A count, then slot, limit, effect, amount and threshold of each.
+    fn push_charges(&mut self, charges: &[Charge]) {
+        put_count(&mut self.operation_bytes, charges.len());
+        for charge in charges {
+            let limit = self.limit_slot(charge.charge.limit);
+            let names = &mut self.bucket_names;
+            let slot = *self.buckets.entry(charge.key).or_insert_with(|| {
+                names.push(charge.key);
+                names.len()
+            });
+            let out = &mut self.operation_bytes;
+            put_count(out, slot);
+            put_count(out, limit);
+            out.push(effect_byte(charge.charge.effect) | if charge.settles { 8 } else { 0 });
+            put_amounts(out, &charge.charge);
+        }
+    }
+
+    fn hold_slot(&mut self, key: HoldKey) -> usize {
+        let names = &mut self.hold_names;
+        *self.holds.entry(key).or_insert_with(|| {
+            names.push(key);
+            names.len()
+        })
+    }
+}
+
+/// The charge of an admission that is nothing but one charge.
+fn plain_charge(admission: &Admission) -> Option<&Charge> {
+    match admission.charges.as_slice() {
+        [charge] if admission.hold.is_none() && admission.mode == Mode::Apply => Some(charge),
+        _ => None,
+    }
+}
+
+fn effect_byte(effect: Effect) -> u8 {
+    match effect {
+        Effect::Enforce => 0,
+        Effect::Quota => 1,
+        Effect::Record => 2,
+        Effect::Shadow => 3,
+    }
+}
+
+/// Amount and threshold.
+fn put_amounts(out: &mut Vec<u8>, charge: &limit::Charge) {
+    put_signed(out, charge.amount);
+    match charge.threshold {
+        Some(threshold) => put_number(out, threshold),
+        None => put_signed(out, -1),
+    }
+}
+
+fn write_name(name: &mut String, prefix: &str, kind: &str, key: &impl std::fmt::Display) {
+    use std::fmt::Write as _;
+    name.clear();
+    write!(name, "{prefix}{kind}{key}").unwrap_or_default(); // Writing to a string cannot fail.
+}
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
