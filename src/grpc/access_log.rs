@@ -121,6 +121,10 @@ async fn take(service: &Service, setup: &Result<Setup, SetupError>, entry: &Http
         id,
         request_id: request_id.filter(|id| !id.is_empty()),
         descriptors,
+        outcome: entry
+            .response
+            .as_ref()
+            .map(|response| response.response_code_details.as_str()),
         usage,
     };
     service.observed(observed).await;

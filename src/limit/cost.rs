@@ -173,6 +173,8 @@ fn weigh<const N: usize>(terms: [(Weight, u64); N]) -> u64 {
 pub enum Usage {
     /// Tokens by measure, in the order of [`Measure::TOKENS`].
     Measured([u64; 4]),
+    /// The answer was cut short after so much was told of it, by measure: it used that or more.
+    AtLeast([u64; 4]),
     /// The answer came (or not) and nobody found how much it used.
     Missing,
     /// One number that is the cost itself: an addend with no measure named.

@@ -56,7 +56,7 @@ impl HeldCharge {
         }
         match usage {
             Usage::Measured(counts) => Some(self.formula.cost_of_tokens(counts)),
-            Usage::Missing => None,
+            Usage::AtLeast(_) | Usage::Missing => None,
             Usage::Total(total) => Some(total),
         }
     }
@@ -71,10 +71,19 @@ impl HeldCharge {
                 .saturating_add(self.formula.cost_of_tokens(counts))
                 .max(self.amount),
             Settlement::Settle(Usage::Measured(_) | Usage::Total(_)) if self.again => 0,
-            Settlement::Settle(Usage::Missing)
+            Settlement::Settle(Usage::AtLeast(_) | Usage::Missing)
                 if self.again && self.missing_usage == MissingUsage::Release =>
             {
                 0
+            }
+            Settlement::Settle(Usage::AtLeast(counts)) if tokens && !self.again => {
+                let told = self
+                    .fixed
+                    .saturating_add(self.formula.cost_of_tokens(counts));
+                match self.missing_usage {
+                    MissingUsage::Keep => told.max(self.amount),
+                    MissingUsage::Release => told,
+                }
             }
             Settlement::Settle(Usage::Measured(counts)) if tokens => self
                 .fixed

@@ -224,7 +224,7 @@ impl Service {
         usage: Reported,
         target: &Target<'_>,
     ) -> Result<ReportAnswer, ApiError> {
-        let answer = self.settle_from(Source::Api, id, usage, target).await;
+        let answer = self.settle_from(Source::Api, None, id, usage, target).await;
         self.counted(answer)
     }
 
@@ -232,6 +232,7 @@ impl Service {
     pub(super) async fn settle_from(
         &self,
         source: Source,
+        outcome: Option<&str>,
         id: &str,
         usage: Reported,
         target: &Target<'_>,
@@ -251,6 +252,7 @@ impl Service {
         let policy = self.known(target.domain)?;
         let control = Control {
             id: Some(id),
+            outcome,
             counts,
             ..reporting()
         };

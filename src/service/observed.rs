@@ -33,6 +33,9 @@ pub struct Observed<'a> {
     pub request_id: Option<&'a str>,
     /// Where to charge in full what finds no reservation.
     pub descriptors: Vec<Vec<Entry<'a>>>,
+    /// How it ended, in the words of Envoy's response code details; an answer that was cut short used
+    /// at least what was seen.
+    pub outcome: Option<&'a str>,
     /// What it used. Nothing said: no usage was found, and each limit's `missing_usage` decides.
     pub usage: Reported,
 }
@@ -101,9 +104,9 @@ impl Service {
             domain: &domain,
             descriptors: observed.descriptors,
         };
-        let (source, usage) = (observed.source, observed.usage);
+        let (source, outcome, usage) = (observed.source, observed.outcome, observed.usage);
         match id {
-            Some(id) => self.settle_from(source, id, usage, &target).await,
+            Some(id) => self.settle_from(source, outcome, id, usage, &target).await,
             None => {
                 self.report_usage_from(source, observed.request_id, usage, &target)
                     .await

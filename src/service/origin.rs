@@ -32,12 +32,28 @@ const NOT_SENT: [&str; 9] = [
     "route_not_found",
 ];
 
+/// What Envoy calls a stream that ended before its answer did. Some have the reason behind them.
+const CUT_SHORT: [&str; 7] = [
+    "downstream_local_disconnect",
+    "downstream_remote_disconnect",
+    "duration_timeout",
+    "http2.remote_reset",
+    "max_duration_timeout",
+    "stream_idle_timeout",
+    "upstream_reset_after_response_started{",
+];
+
 /// Whether a call used nothing for sure, by the status of its response and by what Envoy calls the
 /// response code's details: no provider got the request, or one answered it with an error.
 ///
 /// It is asked where no usage was found.
 pub fn used_nothing(status: u32, details: &str) -> bool {
     (status >= 400 && details == VIA_UPSTREAM) || never_sent(details)
+}
+
+/// Whether the answer began and broke off: what was told of it may be less than what it used.
+pub(super) fn cut_short(details: &str) -> bool {
+    CUT_SHORT.iter().any(|known| details.starts_with(known))
 }
 
 /// Whether no provider got the request.
@@ -75,6 +91,13 @@ mod tests {
         ] {
             assert!(!used_nothing(503, details), "{details}");
         }
+        for details in [
+            "downstream_remote_disconnect",
+            "upstream_reset_after_response_started{remote_reset}",
+        ] {
+            assert!(cut_short(details), "{details}");
+        }
+        assert!(!cut_short("via_upstream") && !cut_short("no_healthy_upstream"));
         assert!(used_nothing(400, "via_upstream"));
         assert!(!used_nothing(399, "via_upstream"));
         assert!(!never_sent("via_upstream"));

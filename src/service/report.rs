@@ -15,7 +15,7 @@ use super::api::{BucketView, ReportAnswer, ReportResult};
 use super::budget::Moved;
 use super::control::Control;
 use super::ids::id_of_retry;
-use super::origin::never_sent;
+use super::origin::{cut_short, never_sent};
 use super::plan::Addend;
 use super::policy::Policy;
 use super::request::{Request, RequestError};
@@ -358,7 +358,12 @@ impl Service {
 /// counts.
 fn usage(request: &Request<'_>, control: &Control<'_>, source: Source) -> Option<Usage> {
     if let Some(counts) = control.counts {
-        return Some(Usage::Measured(counts));
+        let cut = control.outcome.is_some_and(cut_short);
+        return Some(if cut {
+            Usage::AtLeast(counts)
+        } else {
+            Usage::Measured(counts)
+        });
     }
     if let Some(total) = control.total {
         return Some(Usage::Total(total));

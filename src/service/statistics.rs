@@ -44,7 +44,8 @@ impl Used {
                     .fold(0_u64, |sum, other| sum.saturating_add(other.held.amount));
                 let guessed = taken.saturating_sub(held.fixed);
                 let cost = held.final_amount(settlement).saturating_sub(held.fixed);
-                let known = usage != Usage::Missing && guessed > 0 && cost > 0;
+                let known =
+                    !matches!(usage, Usage::AtLeast(_) | Usage::Missing) && guessed > 0 && cost > 0;
                 Some(Self {
                     counts: counts_of(usage),
                     guess: known.then_some((guessed, cost)),
@@ -72,7 +73,7 @@ impl Used {
 const fn counts_of(usage: Usage) -> Option<[u64; 4]> {
     match usage {
         Usage::Measured(counts) => Some(counts),
-        Usage::Missing | Usage::Total(_) => None,
+        Usage::AtLeast(_) | Usage::Missing | Usage::Total(_) => None,
     }
 }
 

@@ -181,6 +181,8 @@ impl Observer {
             id: self.id.as_deref(),
             request_id: self.request_id.as_deref(),
             descriptors,
+            // What was written is counted here.
+            outcome: None,
             usage,
         };
         service.observed(observed).await;
@@ -193,7 +195,8 @@ impl Answer {
         let found = self.reader.finish();
         let Found { so_far, end } = found;
         match found.missing() {
-            None if self.complete && end == End::Whole => {
+            // The provider said its last word, whatever became of the stream after it.
+            None if end == End::Whole => {
                 let measures = so_far.usage.unwrap_or_default();
                 Ok(Reported::of_measures(measures.map(Some)))
             }

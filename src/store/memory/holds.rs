@@ -46,7 +46,7 @@ pub(super) enum State {
     },
     /// Open until it expired. A report still settles it.
     Late(Record),
-    /// Ended by a report without usage. One that has found it still settles it.
+    /// Ended by a report that did not find all usage. One that has found it still settles it.
     Unmeasured(Record),
     /// Released: the request did not happen, and may come anew.
     Released,
@@ -94,7 +94,7 @@ impl Holds {
         let made = held.made;
         let state = match settlement {
             Settlement::Release => State::Released,
-            Settlement::Settle(Usage::Missing) => {
+            Settlement::Settle(Usage::AtLeast(_) | Usage::Missing) => {
                 held.state.record().map_or(State::Closed, |record| {
                     State::Unmeasured(record.after(settlement, made, now))
                 })

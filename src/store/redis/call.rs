@@ -206,6 +206,7 @@ impl Call {
             Settlement::Settle(Usage::Missing) => (2, [0; 4]),
             Settlement::Settle(Usage::Total(total)) => (3, [total, 0, 0, 0]),
             Settlement::SoFar(counts) => (5, counts),
+            Settlement::Settle(Usage::AtLeast(counts)) => (6, counts),
         };
         let lifetime = micros(ending.lifetime);
         self.push_end(ending.key, lifetime, settlement, &ending.fallback);

@@ -394,7 +394,7 @@ end
 
 -- Kinds of settlement: 0 release, 1 measured (four counts), 2 missing, 3 total (the first count),
 -- 4 withdraw: release and forget, unless a retry was let in on it, 5 what was used so far (four
--- counts): the reservation goes on.
+-- counts): the reservation goes on, 6 cut short after so much (four counts).
 local function settle()
   local hold, lifetime, kind, c1, c2, c3, c4, count
   hold, lifetime, kind, c1, c2, c3, c4, count, position =
@@ -444,14 +444,14 @@ local function settle()
       final = last
     elseif again then
       -- An earlier charge on the same bucket settles for this one.
-      if kind ~= 2 or gives_back then final = 0 end
-    elseif (kind == 1 or kind == 5) and tokens then
+      if (kind ~= 2 and kind ~= 6) or gives_back then final = 0 end
+    elseif (kind == 1 or kind == 5 or kind == 6) and tokens then
       local sum = w1 * c1 + w2 * c2 + w3 * c3 + w4 * c4
       if sum > EXACT then sum = EXACT end
       local cost = floor(sum / 1000)
       if cost * 1000 < sum then cost = cost + 1 end
       final = fixed + cost
-      if kind == 5 then final = math.max(final, last) end
+      if kind == 5 or (kind == 6 and not gives_back) then final = math.max(final, last) end
     elseif kind == 3 and tokens then
       final = fixed + c1
     elseif kind == 2 and tokens and gives_back then
@@ -467,7 +467,7 @@ local function settle()
     spend(i, correction)
     dirty[i] = true
     tell(true, i)
-    if kind == 2 or kind == 5 then
+    if kind == 2 or kind == 5 or kind == 6 then
       -- It is remembered still: with what is charged now. What was told so far is not given back
       -- by a report without usage.
       local from = 2 + (c - 1) * 91
@@ -487,7 +487,7 @@ local function settle()
     count_open(expires, 'p', 1)
   elseif kind == 4 then
     call('DEL', hold_key)
-  elseif kind == 2 then
+  elseif kind == 2 or kind == 6 then
     -- Another way in may still find how much it was.
     close(hold_key, 'm', expires - made, made, record)
   else

@@ -265,8 +265,8 @@ async fn who_waits_is_told_to_go_on_whatever_is_wrong() {
             [&None; 3]
         );
     }
-    assert_eq!(server.taken("a").await, [812, 204, 411]);
     let reports = series([(INVALID, 1), (SETTLED, 1)]);
     assert_eq!(server.reports(2).await, reports);
+    assert_eq!(server.taken("a").await, [812, 204, 411]);
     assert_eq!(server.tollgate.lines_with("observability_mode: true"), 1);
 }

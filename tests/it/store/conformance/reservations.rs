@@ -36,6 +36,7 @@ for_every_store! {
     a_late_report_charges_what_was_not_charged_yet
     a_report_that_found_no_usage_is_outdone_by_one_that_did
     what_was_told_so_far_is_not_given_back_without_usage
+    an_answer_that_was_cut_short_costs_at_least_what_it_told
     no_usage_and_then_usage_in_a_later_window_is_charged_once
     an_end_just_before_its_expiry_is_remembered_as_long_as_any
     what_was_used_so_far_grows_the_charge_and_settles_right
@@ -457,6 +458,25 @@ async fn an_end_just_before_its_expiry_is_remembered_as_long_as_any(store: Fixtu
     store.clock.advance(MICROSECOND);
     let later = store.end("id", usage, [fallback]).await;
     assert_eq!(later.result, EndResult::Charged);
+}
+
+async fn an_answer_that_was_cut_short_costs_at_least_what_it_told(store: Fixture) {
+    let limit = token_bucket(1, 10_000 * MINUTE, 5000);
+    for (id, told, kept_is, given_is) in [("little", 1, 800, 1), ("much", 900, 900, 900)] {
+        let kept = tokens(&format!("kept {id}"), limit, 800);
+        let mut given = tokens(&format!("given {id}"), limit, 800);
+        given.1.missing_usage = MissingUsage::Release;
+        store.hold(id, [kept, given]).await;
+        let cut = Usage::AtLeast([0, 0, 0, told]);
+        let ended = store.settle(id, cut).await;
+        assert_eq!(
+            spent_of(&ended.readings),
+            [(true, kept_is), (true, given_is)]
+        );
+        assert_eq!(store.settle(id, cut).await.result, EndResult::Already);
+        let found = store.settle(id, measured([0, 0, 0, 850])).await;
+        assert_eq!(spent_of(&found.readings), [(true, 850), (true, 850)]);
+    }
 }
 
 async fn a_stream_that_was_cut_short_keeps_what_it_used_so_far(store: Fixture) {

@@ -236,6 +236,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         Just(End::Missing),
         count().prop_map(End::Total),
         [count(), count(), count(), count()].prop_map(End::SoFar),
+        [count(), count(), count(), count()].prop_map(End::AtLeast),
     ];
     let fallback = prop_oneof![Just(Vec::new()), vec(charged(), 1..3)];
     let end = (0..IDS, end, fallback).prop_map(|(id, end, fallback)| Operation::End {

@@ -84,6 +84,8 @@ pub(super) enum End {
     Measured([u64; 4]),
     Missing,
     Total(u64),
+    /// Cut short after this much was told.
+    AtLeast([u64; 4]),
     /// Not yet: this much so far.
     SoFar([u64; 4]),
 }
@@ -178,7 +180,7 @@ impl Naive {
                 made,
                 ..
             }) => {
-                let outlives = matches!(end, End::SoFar(_) | End::Missing);
+                let outlives = matches!(end, End::SoFar(_) | End::AtLeast(_) | End::Missing);
                 let now = self.now;
                 let correction = |held: &Held| {
                     let cost = held.cost_after(end) - i128::from(held.amount);
@@ -202,7 +204,7 @@ impl Naive {
                     },
                     made,
                     charges: outlives.then(|| after.collect()),
-                    unmeasured: matches!(end, End::Missing),
+                    unmeasured: matches!(end, End::AtLeast(_) | End::Missing),
                     reported: false,
                     released: matches!(end, End::Release),
                 };
@@ -396,7 +398,12 @@ impl Held {
                     .sum();
                 fixed + (thousandths.min(1 << 53) + 999) / 1000
             }
-            End::SoFar(counts) => amount.max(self.cost_after(End::Measured(counts))),
+            End::AtLeast(counts) if self.counts_tokens() && self.missing_gives_back => {
+                self.cost_after(End::Measured(counts))
+            }
+            End::AtLeast(counts) | End::SoFar(counts) => {
+                amount.max(self.cost_after(End::Measured(counts)))
+            }
             End::Total(total) if self.counts_tokens() => fixed + i128::from(total),
             End::Missing if self.counts_tokens() && self.missing_gives_back => fixed,
             End::Measured(_) | End::Total(_) | End::Missing => amount,

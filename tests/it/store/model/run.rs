@@ -245,6 +245,7 @@ impl<'a> Run<'a> {
                     End::Missing => Settlement::Settle(Usage::Missing),
                     End::Total(total) => Settlement::Settle(Usage::Total(total)),
                     End::SoFar(counts) => Settlement::SoFar(counts),
+                    End::AtLeast(counts) => Settlement::Settle(Usage::AtLeast(counts)),
                 },
                 fallback: self
                     .asked(fallback)
