@@ -98,18 +98,19 @@ impl Counts {
         let written_inside = self.of(Field::WrittenInside);
         let mut read = cached_inside.or_else(|| self.of(Field::CacheRead));
         let mut written = written_inside.or(written_beside);
-        let input = if let Some(prompt) = self.of(Field::Prompt) {
-            Some(without(prompt, [read, written]))
-        } else {
-            if cached_inside == Some(0) {
-                read = self.of(Field::CacheRead).or(read);
-            }
-            if written_inside == Some(0) {
-                written = written_beside.or(written);
-            }
-            self.of(Field::Input)
+        // A gateway may fill in zeros in the details of the one protocol and count in the other's.
+        if cached_inside == Some(0) {
+            read = self.of(Field::CacheRead).or(read);
+        }
+        if written_inside == Some(0) {
+            written = written_beside.or(written);
+        }
+        let input = match self.of(Field::Prompt) {
+            Some(prompt) => Some(without(prompt, [read, written])),
+            None => self
+                .of(Field::Input)
                 .map(|input| without(input, [cached_inside, written_inside]))
-                .or_else(|| self.of(Field::BilledInput))
+                .or_else(|| self.of(Field::BilledInput)),
         };
         let tools = self.of(Field::ToolPrompt).unwrap_or_default();
         let input = input.map(|input| input.saturating_add(tools));

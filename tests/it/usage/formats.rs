@@ -121,6 +121,11 @@ fn inclusive_counts_are_taken_apart_and_never_go_below_zero() {
             r#""usage":{"prompt_tokens":100,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":60},"cache_read_input_tokens":60,"cache_creation_input_tokens":30}"#,
             [10, 60, 30, 7],
         ),
+        // … or counts in the one protocol and fills in zeros in the other's details.
+        (
+            r#""usage":{"prompt_tokens":30500,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":0,"cache_write_tokens":0},"cache_read_input_tokens":30464,"cache_creation_input_tokens":20}"#,
+            [16, 30_464, 20, 7],
+        ),
         (
             r#""usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":60},"output_tokens":7}"#,
             [40, 60, 0, 7],
