@@ -120,7 +120,13 @@ impl Counts {
             .or_else(|| self.of(Field::BilledOutput));
         let total = self.of(Field::Total).unwrap_or_default();
         let (input, output) = match (input, output) {
-            (Some(input), Some(output)) => (input, output),
+            (Some(input), Some(output)) => {
+                let rest = without(total, [Some(input), Some(read), Some(written)]);
+                // Where the prompt is known as a whole, what a total has beyond it is of the
+                // answer: some tell reasoning beside it, and only the total has it.
+                let whole = self.of(Field::Prompt).is_some();
+                (input, if whole { output.max(rest) } else { output })
+            }
             // Embeddings have no output and say so by leaving it out; their total is the input.
             (Some(input), None) => (
                 input,

@@ -51,9 +51,9 @@ async fn counts_that_contradict_each_other_are_refused_and_counted() {
             "part of it and come to 30464",
         ),
         (
-            json!({ "prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 11 }),
+            json!({ "prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 9 }),
             "bad_usage",
-            "total_tokens is 11, but prompt and answer come to 10",
+            "total_tokens is 9, but prompt and answer come to 10",
         ),
         (
             json!({ "total": 5, "prompt_tokens": 5 }),
