@@ -32,7 +32,8 @@ pub struct Control<'a> {
     pub counts: Option<[u64; 4]>,
     /// What else is known of a request before its answer. No report's business.
     pub facts: Facts,
-    /// All tokens together, where nobody told them apart.
+    /// All tokens together, where nobody told them apart: the cost of limits on tokens, and of no
+    /// others.
     pub total: Option<u64>,
     /// Whether a count was none, or counts contradict each other.
     pub bad_count: bool,
@@ -123,8 +124,9 @@ impl<'a> Control<'a> {
         match reported.resolve() {
             Ok(Said::Nothing) => {}
             Ok(Said::Measures(counts)) => control.counts = Some(counts),
-            Ok(Said::Total(total)) if total <= MAX_ADDEND => control.total = Some(total),
-            Ok(Said::Total(_)) | Err(_) => control.bad_count = true,
+            Ok(Said::Tokens(total)) if total <= MAX_ADDEND => control.total = Some(total),
+            // `total` is no control entry.
+            Ok(Said::Tokens(_) | Said::Total(_)) | Err(_) => control.bad_count = true,
         }
         Ok(control)
     }

@@ -48,7 +48,9 @@ pub enum Said {
     Nothing,
     /// By measure, in the order of [`Measure::TOKENS`](crate::limit::Measure::TOKENS).
     Measures([u64; 4]),
-    /// One number that cannot be taken apart.
+    /// All tokens together, which cannot be taken apart.
+    Tokens(u64),
+    /// One number that is the cost itself.
     Total(u64),
 }
 
@@ -225,7 +227,7 @@ impl Reported {
                 (Some(rest_of_total(total, known)?), Some(output))
             }
             (Some(total), None, None) if read.or(write).is_none() => {
-                return Ok(Said::Total(total));
+                return Ok(Said::Tokens(total));
             }
             (Some(_), None, None) => return Err(Contradiction::Inseparable),
         };

@@ -102,7 +102,7 @@ fn names_are_taken_apart() {
 
 #[test]
 fn a_total_by_itself_stays_one() {
-    assert_eq!(said(&[("total_tokens", 100)]), Ok(Said::Total(100)));
+    assert_eq!(said(&[("total_tokens", 100)]), Ok(Said::Tokens(100)));
     assert_eq!(said(&[("total", 0)]), Ok(Said::Total(0)));
     assert_eq!(said(&[]), Ok(Said::Nothing));
 }
