@@ -293,6 +293,11 @@ impl Service {
 
     /// Gives back everything that a reservation charged.
     pub async fn release(&self, domain: &str, id: &str) -> Result<ReportAnswer, ApiError> {
+        let answer = self.release_uncounted(domain, id).await;
+        self.counted(answer)
+    }
+
+    async fn release_uncounted(&self, domain: &str, id: &str) -> Result<ReportAnswer, ApiError> {
         if id.is_empty() {
             return Err(ApiError::NoId);
         }
