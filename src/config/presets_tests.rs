@@ -259,27 +259,34 @@ fn cached_tokens_cost_what_the_provider_says() {
 
 #[test]
 fn what_admission_takes_is_the_providers_too() {
-    for (name, limit, reserves, estimates) in [
-        ("openai/tier-1/gpt-4o", "openai-tokens", true, true),
+    for (name, limit, stated, estimates) in [
+        ("openai/tier-1/gpt-4o", "openai-tokens", 65_000, true),
         (
             "anthropic/start/claude-opus-5",
             "anthropic-input-tokens",
-            true,
+            1000,
             true,
         ),
         (
             "anthropic/start/claude-opus-5",
             "anthropic-output-tokens",
-            false,
+            0,
             false,
         ),
-        ("azure-openai/standard", "azure-tokens", true, true),
-        ("bedrock/claude", "bedrock-daily-tokens", true, true),
+        ("azure-openai/standard", "azure-tokens", 65_000, true),
+        // Five for each token of the answer, but only when it is there.
+        ("bedrock/claude", "bedrock-tokens", 65_000, true),
+        ("bedrock/claude", "bedrock-daily-tokens", 65_000, true),
+        ("bedrock/other", "bedrock-tokens", 65_000, true),
+        ("groq/quota", "groq-tokens", 65_000, true),
     ] {
         let domain = preset(name);
         let limits = domain.limits();
         let found = limits.iter().find(|found| found.name == limit).unwrap();
-        assert_eq!(found.stating.reserve_output, reserves, "{name}");
+        // A prompt of 1,000 tokens, and an answer of at most 64,000.
+        let reserve = found.stating.reserve_output;
+        let cost = reserve.cost(&found.formula, [1000, 0, 0, 64_000]);
+        assert_eq!(cost, stated, "{name}: {limit}");
         let learned = matches!(found.estimate, Estimate::Learned(_));
         assert_eq!(learned, estimates, "{name}");
     }

@@ -10,6 +10,7 @@ descriptors:
   - { key: deployment, value: claude, preset: anthropic/start/claude-sonnet-5 }
   - { key: deployment, value: gpt, preset: openai/tier-5/gpt-4o }
   - { key: deployment, value: groq, preset: { name: groq/quota, tpm: 300k } }
+  - { key: deployment, value: bedrock, preset: { name: bedrock/claude, tpm: 200k } }
   - { key: tenant, tier: free }
   - { key: tenant, value: acme, tier: pro }
 ";
@@ -90,6 +91,28 @@ async fn what_a_cache_served_costs_what_the_preset_says() {
         spent(&limiter, "groq").await,
         named(&[("groq-tokens", 3883 + 130)])
     );
+}
+
+#[tokio::test]
+async fn bedrock_holds_max_tokens_as_it_is_and_charges_answers_five_times() {
+    let limiter = Limiter::new(RULES);
+    let stated = "tollgate.input_tokens=1000 tollgate.max_output_tokens=64000";
+    let asked = format!("deployment=bedrock tollgate.id=b {stated}");
+    assert!(limiter.passes(&asked).await, "65,000 of 200,000");
+    let taken = async || {
+        spent(&limiter, "bedrock")
+            .await
+            .into_iter()
+            .map(|(_, spent)| spent)
+    };
+    assert!(taken().await.eq([65_000, 65_000]));
+    report(
+        &limiter,
+        "b",
+        &[("input_tokens", 1000), ("output_tokens", 700)],
+    )
+    .await;
+    assert!(taken().await.eq([4500, 4500]));
 }
 
 #[tokio::test]
