@@ -153,6 +153,9 @@ fn admission(limit: &ConfiguredLimit, f: &mut fmt::Formatter<'_>) -> fmt::Result
                 f.write_str(", stated output reserved at ")?;
                 decimal(weight.thousandths(), f)?;
             }
+            ReserveOutput::Larger => {
+                f.write_str(", the larger of stated prompt and output reserved")?
+            }
             ReserveOutput::Nothing => f.write_str(", stated output not reserved")?,
         }
     }

@@ -191,12 +191,13 @@ fn check(
     }
 }
 
-/// `true`, `false`, or a weight in place of the cost's.
+/// `true`, `false`, `larger`, or a weight in place of the cost's.
 fn reserve_output(node: &Node<'_>, findings: &mut Findings<'_>) -> Option<ReserveOutput> {
     let text = findings.text(node, "reserve_output")?;
     match boolean(text) {
         Some(true) => Some(ReserveOutput::AtCost),
         Some(false) => Some(ReserveOutput::Nothing),
+        None if text == "larger" => Some(ReserveOutput::Larger),
         None => match amount::weight(text) {
             Ok(Weight::ZERO) => {
                 let nothing = Complaint::new("reserve_output has the weight 0");
@@ -205,8 +206,8 @@ fn reserve_output(node: &Node<'_>, findings: &mut Findings<'_>) -> Option<Reserv
             }
             Ok(weight) => Some(ReserveOutput::AtWeight(weight)),
             Err(_) => {
-                let unknown =
-                    format!("reserve_output must be true, false or a weight, not '{text}'");
+                let words = "true, false, larger or a weight";
+                let unknown = format!("reserve_output must be {words}, not '{text}'");
                 findings.error(node.at, unknown);
                 None
             }

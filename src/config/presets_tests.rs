@@ -260,7 +260,7 @@ fn cached_tokens_cost_what_the_provider_says() {
 #[test]
 fn what_admission_takes_is_the_providers_too() {
     for (name, limit, stated, estimates) in [
-        ("openai/tier-1/gpt-4o", "openai-tokens", 65_000, true),
+        ("openai/tier-1/gpt-4o", "openai-tokens", 64_000, true),
         (
             "anthropic/start/claude-opus-5",
             "anthropic-input-tokens",
@@ -333,7 +333,8 @@ fn explain_tells_what_came_from_where() {
             "  openai-requests: unlimited
     from tier enterprise (preset openai/tier-1/gpt-4o); given here: unlimited
     {source}
-  openai-tokens: 30000/minute, token_bucket, burst 30000, cost: tokens, estimate 500
+  openai-tokens: 30000/minute, token_bucket, burst 30000, cost: tokens, estimate 500, \
+             the larger of stated prompt and output reserved, oversize when full
     all of it from tier enterprise (preset openai/tier-1/gpt-4o; given there: estimate)
     {source}"
         )
@@ -414,7 +415,7 @@ descriptors:
             "  l: 500/minute, token_bucket, burst 500, cost: tokens, estimate learned (p90 by model, 600 at first)",
             "  openai-requests: 500/minute, token_bucket, burst 500, cost: requests",
             "  openai-tokens: 30000/minute, token_bucket, burst 30000, cost: input_tokens, \
-             estimate learned (p90, 2000 at first)",
+             estimate learned (p90, 2000 at first), oversize when full",
         ]
     );
     let told = warnings(text);

@@ -80,6 +80,8 @@ pub enum ReserveOutput {
     /// The same with a weight of its own: Bedrock weighs answers by five when they are there, but
     /// holds `max_tokens` as it is.
     AtWeight(Weight),
+    /// The larger of what prompt and output cost, as OpenAI says it does.
+    Larger,
     /// Nothing: it is taken for unknown.
     Nothing,
 }
@@ -95,6 +97,10 @@ impl ReserveOutput {
                 let [of_input, of_read, of_write, _] = formula.tokens;
                 let tokens = [of_input, of_read, of_write, weight];
                 Formula { tokens, ..*formula }.cost_of_tokens([input, read, write, output])
+            }
+            Self::Larger => {
+                let prompt = formula.cost_of_tokens([input, read, write, 0]);
+                prompt.max(formula.cost_of_tokens([0, 0, 0, output]))
             }
             Self::Nothing => formula.cost_of_tokens([input, read, write, 0]),
         }
