@@ -452,3 +452,22 @@ fn the_days_of_gemini_end_at_midnight_in_california() {
         "{text}"
     );
 }
+
+#[test]
+fn groq_has_a_limit_for_each_figure_that_is_given() {
+    let names = |figures: &[(&str, &str)]| {
+        let figures = figures.iter();
+        let figures = figures.map(|(key, amount)| ((*key).to_owned(), (*amount).to_owned()));
+        let text = show("groq/quota", &figures.collect::<Vec<_>>()).unwrap();
+        let limits = text.lines().filter_map(|line| line.split_once("/"));
+        limits
+            .map(|(limit, _)| limit.trim().to_owned())
+            .filter(|limit| limit.starts_with("groq-"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&[("tpm", "6k")]), ["groq-tokens: 6000"]);
+    assert_eq!(
+        names(&[("tpm", "6k"), ("tpd", "500k")]),
+        ["groq-tokens: 6000", "groq-daily-tokens: 500000"]
+    );
+}
