@@ -154,7 +154,7 @@ fn admission(limit: &ConfiguredLimit, f: &mut fmt::Formatter<'_>) -> fmt::Result
                 decimal(weight.thousandths(), f)?;
             }
             ReserveOutput::Larger => {
-                f.write_str(", the larger of stated prompt and output reserved")?
+                f.write_str(", the larger of stated prompt and output reserved")?;
             }
             ReserveOutput::Nothing => f.write_str(", stated output not reserved")?,
         }

@@ -207,7 +207,7 @@ async fn a_report_that_cannot_be_read_is_counted() {
         for body in [nan, unknown, elsewhere, &long] {
             assert!(edge.post_text(path, body).await.status >= 400, "{path}");
             refused += 1;
-            assert_eq!(invalid(&edge).await, refused, "{path}: {:.80}", body);
+            assert_eq!(invalid(&edge).await, refused, "{path}: {body:.80}");
         }
     }
     let many = format!(r#"{{"reports":[{}0]}}"#, "0,".repeat(1_000));
