@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use super::Edge;
 use super::descriptor::Descriptor;
 use super::error::Problem;
 use super::usage::Usage;
@@ -27,6 +28,19 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         serde_json::from_slice(&bytes)
             .map(Self)
             .map_err(|error| Problem::bad("bad_json", error.to_string()))
+    }
+}
+
+/// The same of a report: one that cannot be read is counted as a report that was refused.
+#[derive(Debug)]
+pub(super) struct ReportBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Edge> for ReportBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, edge: &Edge) -> Result<Self, Problem> {
+        let Body(body) = edge.counted(Body::from_request(request, edge).await)?;
+        Ok(Self(body))
     }
 }
 

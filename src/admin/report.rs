@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::Edge;
-use super::body::{Body, Report, target};
+use super::body::{Report, ReportBody, target};
 use super::error::Problem;
 use super::usage::Usage;
 use super::v1::heard;
@@ -17,16 +17,16 @@ use crate::service::{ApiError, check_batch, do_each};
 /// Charges what was used; where an id is named, instead of what its reservation charged.
 pub(super) async fn usage(
     State(edge): State<Edge>,
-    Body(body): Body<Report>,
+    ReportBody(body): ReportBody<Report>,
 ) -> Result<Response, Problem> {
     match body.reports {
         None => Ok(one(&edge, &body).await?.into_response()),
         Some(_) if !body.is_only_a_list() => {
             let message = "reports stands by itself: what belongs to a report is said in each";
-            Err(Problem::bad("bad_json", message))
+            edge.counted(Err(Problem::bad("bad_json", message)))
         }
         Some(reports) => {
-            check_batch(reports.len())?;
+            edge.counted(check_batch(reports.len()).map_err(Problem::from))?;
             let reports = reports.into_iter().map(|text| each(edge.clone(), text));
             let answers = do_each(reports).await;
             let answers: Vec<Value> = answers.into_iter().map(told).collect();

@@ -7,7 +7,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Edge;
-use super::body::{Body, Progress, Release, Reserve, Settle, target};
+use super::body::{Body, Progress, Release, ReportBody, Reserve, Settle, target};
 use super::descriptor::Descriptor;
 use super::error::Problem;
 use super::usage::Usage;
@@ -45,7 +45,7 @@ pub(super) async fn reserve(
 /// Replaces what a reservation charged.
 pub(super) async fn settle(
     State(edge): State<Edge>,
-    Body(body): Body<Settle>,
+    ReportBody(body): ReportBody<Settle>,
 ) -> Result<Json<Reported>, Problem> {
     let usage = edge.counted(Usage::read(body.usage.as_ref(), "usage"))?;
     let target = target(&body.domain, &body.descriptors);
@@ -55,7 +55,7 @@ pub(super) async fn settle(
 /// Has a reservation grow to what was used so far.
 pub(super) async fn progress(
     State(edge): State<Edge>,
-    Body(body): Body<Progress>,
+    ReportBody(body): ReportBody<Progress>,
 ) -> Result<Json<Reported>, Problem> {
     let usage = edge.counted(Usage::read(body.usage.as_ref(), "usage"))?;
     heard(edge.service.progress(&body.domain, &body.id, usage).await)
@@ -64,7 +64,7 @@ pub(super) async fn progress(
 /// Gives back what a reservation charged.
 pub(super) async fn release(
     State(edge): State<Edge>,
-    Body(body): Body<Release>,
+    ReportBody(body): ReportBody<Release>,
 ) -> Result<Json<Reported>, Problem> {
     heard(edge.service.release(&body.domain, &body.id).await)
 }

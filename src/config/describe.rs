@@ -8,7 +8,7 @@ use crate::limit::{
 };
 use crate::rules::{
     BytesPerToken, CALENDAR_MONTH, CalendarWindows, ConfiguredLimit, Domain, Estimate, LearnBy,
-    OnStoreError, Terms, Unit,
+    OnStoreError, ReserveOutput, Terms, Unit,
 };
 
 /// One line: how much there is.
@@ -146,8 +146,18 @@ fn admission(limit: &ConfiguredLimit, f: &mut fmt::Formatter<'_>) -> fmt::Result
             write!(f, ", {} at first)", learning.cold_start)?;
         }
     }
-    if limit.formula.counts_output() && !limit.stating.reserve_output {
-        f.write_str(", stated output not reserved")?;
+    if limit.formula.counts_output() {
+        match limit.stating.reserve_output {
+            ReserveOutput::AtCost => {}
+            ReserveOutput::AtWeight(weight) => {
+                f.write_str(", stated output reserved at ")?;
+                decimal(weight.thousandths(), f)?;
+            }
+            ReserveOutput::Larger => {
+                f.write_str(", the larger of stated prompt and output reserved")?;
+            }
+            ReserveOutput::Nothing => f.write_str(", stated output not reserved")?,
+        }
     }
     let bytes = limit.stating.bytes_per_token;
     if limit.formula.counts_input() && bytes != BytesPerToken::default() {

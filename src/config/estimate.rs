@@ -1,14 +1,14 @@
 //! What a request is taken to cost before its answer: `estimate:`, how it is learned, and how what
 //! the caller states is taken.
 
-use crate::limit::{Formula, Limit, Oversize};
+use crate::limit::{Formula, Limit, Oversize, Weight};
 use crate::rules::{
-    BytesPerToken, ConfiguredLimit, Estimate, LearnBy, Learning, Quantile, Stating,
+    BytesPerToken, ConfiguredLimit, Estimate, LearnBy, Learning, Quantile, ReserveOutput, Stating,
 };
 
 use super::amount;
 use super::error::{Complaint, Findings};
-use super::read::Fields;
+use super::read::{Fields, boolean};
 use super::yaml::{Node, Value};
 
 /// The keys that say something only where the estimate is learned.
@@ -28,7 +28,7 @@ pub(super) struct Estimates {
     quantile: Option<Quantile>,
     cold_start: Option<u64>,
     bytes_per_token: Option<BytesPerToken>,
-    reserve_output: Option<bool>,
+    reserve_output: Option<ReserveOutput>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +64,9 @@ impl Estimates {
                 let text = findings.text(node, "bytes_per_token")?;
                 findings.take(node.at, amount::bytes_per_token(text))
             }),
-            reserve_output: findings.boolean_of(fields, "reserve_output"),
+            reserve_output: fields
+                .get("reserve_output")
+                .and_then(|node| reserve_output(node, findings)),
         }
     }
 
@@ -186,6 +188,30 @@ fn check(
             fields.at,
             above.hint("each request of unknown cost takes all of the burst"),
         );
+    }
+}
+
+/// `true`, `false`, `larger`, or a weight in place of the cost's.
+fn reserve_output(node: &Node<'_>, findings: &mut Findings<'_>) -> Option<ReserveOutput> {
+    let text = findings.text(node, "reserve_output")?;
+    match boolean(text) {
+        Some(true) => Some(ReserveOutput::AtCost),
+        Some(false) => Some(ReserveOutput::Nothing),
+        None if text == "larger" => Some(ReserveOutput::Larger),
+        None => match amount::weight(text) {
+            Ok(Weight::ZERO) => {
+                let nothing = Complaint::new("reserve_output has the weight 0");
+                findings.error(node.at, nothing.hint("write false"));
+                None
+            }
+            Ok(weight) => Some(ReserveOutput::AtWeight(weight)),
+            Err(_) => {
+                let words = "true, false, larger or a weight";
+                let unknown = format!("reserve_output must be {words}, not '{text}'");
+                findings.error(node.at, unknown);
+                None
+            }
+        },
     }
 }
 

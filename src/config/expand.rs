@@ -26,13 +26,30 @@ pub(super) struct Written<'a> {
     pub(super) inherited: Vec<String>,
 }
 
+/// The most limits that presets and tiers may bring to the rules of one file. As many could be
+/// written out: the shortest entry of `limits:` has five of [`yaml::MAX_NODES`](super::yaml::MAX_NODES).
+pub(super) const MAX_BROUGHT: usize = super::yaml::MAX_NODES / 5;
+
 /// What a preset or a tier brings; `None`: it is wrong, and that was said.
 type Base = Option<Vec<Written<'static>>>;
 
 /// The tiers of a file.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tiers {
     named: BTreeMap<String, Tier>,
+    /// How many limits they and presets brought to rules by now, and how many they may.
+    brought: usize,
+    most: usize,
+}
+
+impl Default for Tiers {
+    fn default() -> Self {
+        Self {
+            named: BTreeMap::new(),
+            brought: 0,
+            most: MAX_BROUGHT,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -67,7 +84,10 @@ impl Tiers {
             };
             named.insert(name.to_owned(), tier);
         }
-        Self { named }
+        Self {
+            named,
+            ..Self::default()
+        }
     }
 
     /// The limits of the tier that `node` names; `None`: it is wrong, and that was said.
@@ -75,7 +95,11 @@ impl Tiers {
         let name = findings.text(node, "tier")?;
         if let Some(tier) = self.named.get_mut(name) {
             tier.used = true;
-            return tier.limits.clone();
+            let brought = tier.limits.as_ref()?.len();
+            return self
+                .bring(brought, node.at, findings)
+                .then(|| self.named.get(name)?.limits.clone())
+                .flatten();
         }
         let unknown = Complaint::new(format!("unknown tier '{name}'"));
         let known: Vec<&str> = self.named.keys().map(String::as_str).collect();
@@ -86,6 +110,23 @@ impl Tiers {
         };
         findings.error(node.at, unknown.hint(hint));
         None
+    }
+
+    /// Whether so many more limits may come; that they are too many is told once.
+    fn bring(&mut self, limits: usize, at: Position, findings: &mut Findings<'_>) -> bool {
+        let (before, most) = (self.brought, self.most);
+        self.brought = before.saturating_add(limits);
+        if self.brought <= most {
+            return true;
+        }
+        if before <= most {
+            // What brings little does not fit any more, either.
+            self.brought = usize::MAX;
+            let many = format!("tiers and presets bring more than {most} limits to this file");
+            let many = Complaint::new(many);
+            findings.error(at, many.hint("use smaller ones, or split the file"));
+        }
+        false
     }
 
     /// Tells of what was defined and never used.
@@ -160,7 +201,11 @@ pub(super) fn of_descriptor<'n>(
     let tier = fields
         .get("tier")
         .map_or(Some(Vec::new()), |node| tiers.find(node, findings));
-    let base = match (tier, preset(fields, findings)) {
+    let preset = preset(fields, findings).filter(|limits| {
+        let at = fields.at("preset");
+        tiers.bring(limits.len(), at, findings)
+    });
+    let base = match (tier, preset) {
         (Some(mut tier), Some(preset)) => {
             tier.extend(preset);
             Some(tier)
@@ -287,5 +332,60 @@ fn overlaid<'n>(item: &Node<'n>, base: &Written<'n>) -> Written<'n> {
         },
         origin,
         inherited,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::yaml;
+    use super::*;
+
+    #[test]
+    fn what_tiers_and_presets_bring_to_a_file_is_bounded() {
+        let text = "
+- { tier: two }
+- { preset: anthropic/start/claude-opus-5 }
+- { tier: one }
+- { tier: two, preset: anthropic/start/claude-opus-5 }
+- { tier: one }
+";
+        let root = yaml::parse(text).unwrap();
+        let named = |name: &str, limits| {
+            let limit = || {
+                let node = yaml::parse("{ name: l }").unwrap().into_owned();
+                inherited(node, Arc::new(Origin::default()))
+            };
+            let tier = Tier {
+                at: Position::START,
+                limits: Some((0..limits).map(|_| limit()).collect()),
+                used: false,
+            };
+            (name.to_owned(), tier)
+        };
+        for (most, brought, told) in [
+            (6, [2, 3, 1, 0, 0], Some((5, 11))),
+            (8, [2, 3, 1, 0, 0], Some((5, 24))),
+            (11, [2, 3, 1, 5, 0], Some((6, 11))),
+            (12, [2, 3, 1, 5, 1], None),
+        ] {
+            let mut findings = Findings::new("f");
+            let mut tiers = Tiers {
+                named: [named("one", 1), named("two", 2)].into(),
+                most,
+                ..Tiers::default()
+            };
+            let each = root.items().iter().map(|node| {
+                let fields = findings.unchecked(node, "a descriptor").unwrap();
+                of_descriptor(&fields, &mut tiers, &mut findings).len()
+            });
+            assert_eq!(each.collect::<Vec<_>>(), brought);
+            let errors = findings.errors.iter();
+            let places = errors.map(|error| {
+                assert!(error.message.contains(&format!("more than {most} limits")));
+                let at = error.position.unwrap();
+                (at.line, at.column)
+            });
+            assert_eq!(places.collect::<Vec<_>>(), Vec::from_iter(told));
+        }
     }
 }

@@ -17,10 +17,6 @@ use super::yaml::{self, Node, Value};
 
 const DATA: &str = include_str!("presets.yaml");
 
-/// Keys of the data that the grammar of limits does not have yet; a preset is read without them.
-/// A test asks for every key that it comes to have to be taken away here.
-pub(super) const NOT_YET: &[&str] = &[];
-
 /// All presets. A test holds that the data can be read; if not, there would be none.
 static TABLE: LazyLock<Table> = LazyLock::new(|| Table::read(DATA).unwrap_or_default());
 
@@ -284,7 +280,6 @@ fn placed(
         Value::Map(entries) => Value::Map(
             entries
                 .iter()
-                .filter(|(key, _)| !matches!(&key.value, Value::Scalar { text, .. } if NOT_YET.contains(&&**text)))
                 .map(|(key, value)| Some((placed(key, figures, at)?, placed(value, figures, at)?)))
                 .collect::<Option<_>>()?,
         ),

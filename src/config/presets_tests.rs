@@ -6,7 +6,7 @@ use crate::limit::{Algorithm, Formula, Timestamp};
 use crate::rules::{Domain, Estimate, Terms};
 
 use super::document::{Document, compile};
-use super::presets::{self, NOT_YET, show};
+use super::presets::{self, show};
 use super::words::Place;
 use super::yaml::{self, Node, Value};
 use super::{explain, parse};
@@ -197,21 +197,16 @@ fn the_data_has_no_key_that_limits_do_not_have_and_no_idle_source() {
         owned.collect()
     };
     let known = Place::Limit.keys();
-    let mut later = BTreeSet::new();
     for (name, accounting) in entries(root.field("accounting").unwrap()) {
         for limit in accounting.field("limits").unwrap().items() {
             for key in ["algorithm", "cost", "name", "rate"] {
                 assert!(limit.field(key).is_some(), "{name}: {key}");
             }
             for (key, _) in entries(limit) {
-                if !known.contains(&key.as_str()) {
-                    later.insert(key);
-                }
+                assert!(known.contains(&key.as_str()), "{name}: {key}");
             }
         }
     }
-    // A key that limits have by now has to be taken from the list.
-    assert_eq!(later, NOT_YET.iter().map(ToString::to_string).collect());
     let used: BTreeSet<String> = entries(root.field("presets").unwrap())
         .iter()
         .map(|(_, row)| {
@@ -259,27 +254,34 @@ fn cached_tokens_cost_what_the_provider_says() {
 
 #[test]
 fn what_admission_takes_is_the_providers_too() {
-    for (name, limit, reserves, estimates) in [
-        ("openai/tier-1/gpt-4o", "openai-tokens", true, true),
+    for (name, limit, stated, estimates) in [
+        ("openai/tier-1/gpt-4o", "openai-tokens", 64_000, true),
         (
             "anthropic/start/claude-opus-5",
             "anthropic-input-tokens",
-            true,
+            1000,
             true,
         ),
         (
             "anthropic/start/claude-opus-5",
             "anthropic-output-tokens",
-            false,
+            0,
             false,
         ),
-        ("azure-openai/standard", "azure-tokens", true, true),
-        ("bedrock/claude", "bedrock-daily-tokens", true, true),
+        ("azure-openai/standard", "azure-tokens", 65_000, true),
+        // Five for each token of the answer, but only when it is there.
+        ("bedrock/claude", "bedrock-tokens", 65_000, true),
+        ("bedrock/claude", "bedrock-daily-tokens", 65_000, true),
+        ("bedrock/other", "bedrock-tokens", 65_000, true),
+        ("groq/quota", "groq-tokens", 65_000, true),
     ] {
         let domain = preset(name);
         let limits = domain.limits();
         let found = limits.iter().find(|found| found.name == limit).unwrap();
-        assert_eq!(found.stating.reserve_output, reserves, "{name}");
+        // A prompt of 1,000 tokens, and an answer of at most 64,000.
+        let reserve = found.stating.reserve_output;
+        let cost = reserve.cost(&found.formula, [1000, 0, 0, 64_000]);
+        assert_eq!(cost, stated, "{name}: {limit}");
         let learned = matches!(found.estimate, Estimate::Learned(_));
         assert_eq!(learned, estimates, "{name}");
     }
@@ -326,7 +328,8 @@ fn explain_tells_what_came_from_where() {
             "  openai-requests: unlimited
     from tier enterprise (preset openai/tier-1/gpt-4o); given here: unlimited
     {source}
-  openai-tokens: 30000/minute, token_bucket, burst 30000, cost: tokens, estimate 500
+  openai-tokens: 30000/minute, token_bucket, burst 30000, cost: tokens, estimate 500, \
+             the larger of stated prompt and output reserved, oversize when full
     all of it from tier enterprise (preset openai/tier-1/gpt-4o; given there: estimate)
     {source}"
         )
@@ -407,7 +410,7 @@ descriptors:
             "  l: 500/minute, token_bucket, burst 500, cost: tokens, estimate learned (p90 by model, 600 at first)",
             "  openai-requests: 500/minute, token_bucket, burst 500, cost: requests",
             "  openai-tokens: 30000/minute, token_bucket, burst 30000, cost: input_tokens, \
-             estimate learned (p90, 2000 at first)",
+             estimate learned (p90, 2000 at first), oversize when full",
         ]
     );
     let told = warnings(text);
@@ -438,9 +441,29 @@ descriptors:
 
 #[test]
 fn the_days_of_gemini_end_at_midnight_in_california() {
-    let text = show("gemini/free/gemini-2.5-flash", &[]).unwrap();
-    assert!(
-        text.contains("/day, fixed_window, timezone America/Los_Angeles"),
-        "{text}"
+    let name = "gemini/free/gemini-2.5-flash";
+    let told = "250/day, fixed_window, timezone America/Los_Angeles";
+    let text = shown(name);
+    assert!(text.contains(told), "{text}");
+    let explained = explain(&preset(name), &[("k", "x")], Timestamp::default());
+    assert!(explained.contains(told), "{explained}");
+}
+
+#[test]
+fn groq_has_a_limit_for_each_figure_that_is_given() {
+    let names = |figures: &[(&str, &str)]| {
+        let figures = figures.iter();
+        let figures = figures.map(|(key, amount)| ((*key).to_owned(), (*amount).to_owned()));
+        let text = show("groq/quota", &figures.collect::<Vec<_>>()).unwrap();
+        let limits = text.lines().filter_map(|line| line.split_once('/'));
+        limits
+            .map(|(limit, _)| limit.trim().to_owned())
+            .filter(|limit| limit.starts_with("groq-"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&[("tpm", "6k")]), ["groq-tokens: 6000"]);
+    assert_eq!(
+        names(&[("tpm", "6k"), ("tpd", "500k")]),
+        ["groq-tokens: 6000", "groq-daily-tokens: 500000"]
     );
 }

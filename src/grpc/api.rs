@@ -103,7 +103,10 @@ impl Tollgate for Api {
         request: Request<proto::ReportBatchRequest>,
     ) -> Answered<proto::ReportBatchResponse> {
         let reports = request.into_inner().reports;
-        check_batch(reports.len()).map_err(|error| status(&error))?;
+        check_batch(reports.len()).map_err(|error| {
+            self.0.count_refused_report();
+            status(&error)
+        })?;
         let each = reports.into_iter().map(|request| {
             let service = self.0.clone();
             async move { report(&service, &request).await }

@@ -4,7 +4,7 @@
 
 use std::num::NonZeroU32;
 
-use crate::limit::WEIGHT_ONE;
+use crate::limit::{Formula, WEIGHT_ONE, Weight};
 
 /// What the tokens are taken to be that nobody stated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,19 +63,46 @@ impl Quantile {
 }
 
 /// How a limit takes what the caller stated of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Stating {
     /// How many bytes of a request are taken for one input token.
     pub bytes_per_token: BytesPerToken,
-    /// Whether the stated output, which is the most that may come, is charged at admission.
-    pub reserve_output: bool,
+    /// What the stated output, which is the most that may come, is charged at admission.
+    pub reserve_output: ReserveOutput,
 }
 
-impl Default for Stating {
-    fn default() -> Self {
-        Self {
-            bytes_per_token: BytesPerToken::default(),
-            reserve_output: true,
+/// What an admission takes for the stated output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ReserveOutput {
+    /// What it costs, beside the prompt.
+    #[default]
+    AtCost,
+    /// The same with a weight of its own: Bedrock weighs answers by five when they are there, but
+    /// holds `max_tokens` as it is.
+    AtWeight(Weight),
+    /// The larger of what prompt and output cost, as OpenAI says it does.
+    Larger,
+    /// Nothing: it is taken for unknown.
+    Nothing,
+}
+
+impl ReserveOutput {
+    /// What stated tokens cost at admission, in the order of
+    /// [`Measure::TOKENS`](crate::limit::Measure::TOKENS).
+    pub fn cost(self, formula: &Formula, counts: [u64; 4]) -> u64 {
+        let [input, read, write, output] = counts;
+        match self {
+            Self::AtCost => formula.cost_of_tokens(counts),
+            Self::AtWeight(weight) => {
+                let [of_input, of_read, of_write, _] = formula.tokens;
+                let tokens = [of_input, of_read, of_write, weight];
+                Formula { tokens, ..*formula }.cost_of_tokens([input, read, write, output])
+            }
+            Self::Larger => {
+                let prompt = formula.cost_of_tokens([input, read, write, 0]);
+                prompt.max(formula.cost_of_tokens([0, 0, 0, output]))
+            }
+            Self::Nothing => formula.cost_of_tokens([input, read, write, 0]),
         }
     }
 }

@@ -20,7 +20,7 @@ pub use calendar::{CALENDAR_MONTH, Calendar, CalendarWindows};
 pub(crate) use configured::rate_limit_terms;
 pub use configured::{ConfiguredLimit, LimitIndex, OnStoreError, Origin, Override, Terms, Unit};
 pub use domain::{Domain, DuplicateRule, Entry, Level, Match, Rule};
-pub use estimate::{BytesPerToken, Estimate, LearnBy, Learning, Quantile, Stating};
+pub use estimate::{BytesPerToken, Estimate, LearnBy, Learning, Quantile, ReserveOutput, Stating};
 pub use key::{BucketKey, Identity, LearnKey};
 pub use metadata::Metadata;
 pub use pattern::Pattern;

@@ -13,7 +13,7 @@ use super::outcome::LimitOutcome;
 use super::policy::Policy;
 use super::report::Source;
 use super::request::{Descriptor, Request, RequestError};
-use super::usage::{said, total};
+use super::usage::said;
 use crate::limit::{Limit, Mode};
 use crate::metrics::ReportLabel;
 use crate::rules::{BucketKey, Entry};
@@ -170,20 +170,19 @@ impl Service {
         id: Option<&str>,
         priority: Option<&str>,
     ) -> Result<ReserveAnswer, ApiError> {
-        let (request, counts) = request(target, estimate)?;
+        let (request, said) = request(target, estimate)?;
         request.check()?;
         let policy = self.known(target.domain)?;
         let id = id.filter(|id| !id.is_empty());
         let control = Control {
             id,
             priority,
-            counts,
             facts: Facts {
                 counted_input: estimate.says_prompt(),
                 counted_output: estimate.says_answer(),
                 ..Facts::default()
             },
-            ..Control::default()
+            ..saying(said)
         };
         let outcome = self
             .admit(&policy, &request, &control, Mode::Apply, Undecided::AsError)
@@ -240,12 +239,11 @@ impl Service {
         if id.is_empty() {
             return Err(ApiError::NoId);
         }
-        let (mut request, counts) = request(target, usage)?;
+        let (mut request, said) = request(target, usage)?;
         if request.descriptors.is_empty() {
             // Carries the total, and matches no rule.
-            let hits_addend = total(said(usage)?);
             request.descriptors.push(Descriptor {
-                hits_addend,
+                hits_addend: addend(said),
                 ..Descriptor::default()
             });
         }
@@ -253,8 +251,8 @@ impl Service {
         let control = Control {
             id: Some(id),
             outcome,
-            counts,
-            ..reporting()
+            phase: Phase::Report,
+            ..saying(said)
         };
         heard(self.report(policy, &request, &control, source).await?)
     }
@@ -284,7 +282,7 @@ impl Service {
         let counts = match said(usage)? {
             Said::Measures(counts) => counts,
             Said::Nothing => [0; 4],
-            Said::Total(_) => {
+            Said::Tokens(_) | Said::Total(_) => {
                 return Err(ApiError::BadUsage {
                     name: "total",
                     problem: "what was used so far is said by measure".to_owned(),
@@ -297,6 +295,11 @@ impl Service {
 
     /// Gives back everything that a reservation charged.
     pub async fn release(&self, domain: &str, id: &str) -> Result<ReportAnswer, ApiError> {
+        let answer = self.release_uncounted(domain, id).await;
+        self.counted(answer)
+    }
+
+    async fn release_uncounted(&self, domain: &str, id: &str) -> Result<ReportAnswer, ApiError> {
         if id.is_empty() {
             return Err(ApiError::NoId);
         }
@@ -325,7 +328,7 @@ impl Service {
         usage: Reported,
         target: &Target<'_>,
     ) -> Result<ReportAnswer, ApiError> {
-        let (request, counts) = request(target, usage)?;
+        let (request, said) = request(target, usage)?;
         let request = Request {
             request_id,
             ..request
@@ -333,8 +336,8 @@ impl Service {
         request.check()?;
         let policy = self.known(target.domain)?;
         let control = Control {
-            counts,
-            ..reporting()
+            phase: Phase::Report,
+            ..saying(said)
         };
         heard(self.report(policy, &request, &control, source).await?)
     }
@@ -400,10 +403,22 @@ impl Service {
     }
 }
 
-fn reporting() -> Control<'static> {
-    Control {
-        phase: Phase::Report,
-        ..Control::default()
+/// What is said of tokens, as control entries say it.
+fn saying(said: Said) -> Control<'static> {
+    let mut control = Control::default();
+    match said {
+        Said::Measures(counts) => control.counts = Some(counts),
+        Said::Tokens(total) => control.total = Some(total),
+        Said::Nothing | Said::Total(_) => {}
+    }
+    control
+}
+
+/// The number that is the cost of hits, too.
+const fn addend(said: Said) -> Option<u64> {
+    match said {
+        Said::Total(total) => Some(total),
+        Said::Nothing | Said::Measures(_) | Said::Tokens(_) => None,
     }
 }
 
@@ -414,16 +429,14 @@ fn heard(answer: ReportAnswer) -> Result<ReportAnswer, ApiError> {
     }
 }
 
-type Counts = Option<[u64; 4]>;
-
-fn request<'a>(target: &Target<'a>, usage: Reported) -> Result<(Request<'a>, Counts), ApiError> {
+fn request<'a>(target: &Target<'a>, usage: Reported) -> Result<(Request<'a>, Said), ApiError> {
     let said = said(usage)?;
     let descriptors: SmallVec<[Descriptor<'a>; 4]> = target
         .descriptors
         .iter()
         .map(|entries| Descriptor {
             entries: entries.iter().copied().collect(),
-            hits_addend: total(said),
+            hits_addend: addend(said),
             ..Descriptor::default()
         })
         .collect();
@@ -435,11 +448,7 @@ fn request<'a>(target: &Target<'a>, usage: Reported) -> Result<(Request<'a>, Cou
     if !request.descriptors.is_empty() {
         request.check()?;
     }
-    let counts = match said {
-        Said::Measures(counts) => Some(counts),
-        Said::Nothing | Said::Total(_) => None,
-    };
-    Ok((request, counts))
+    Ok((request, said))
 }
 
 fn view(policy: &Policy, outcome: &LimitOutcome<'_>) -> BucketView {

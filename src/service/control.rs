@@ -32,7 +32,8 @@ pub struct Control<'a> {
     pub counts: Option<[u64; 4]>,
     /// What else is known of a request before its answer. No report's business.
     pub facts: Facts,
-    /// All tokens together, where nobody told them apart.
+    /// All tokens together, where nobody told them apart: the cost of limits on tokens, and of no
+    /// others.
     pub total: Option<u64>,
     /// Whether a count was none, or counts contradict each other.
     pub bad_count: bool,
@@ -40,8 +41,7 @@ pub struct Control<'a> {
 
 /// What is known of a request before its answer.
 ///
-/// These are about the request and no counts of what was used, so saying one in several
-/// descriptors says it once: the largest holds.
+/// Saying one in several descriptors says it once: the largest holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Whether [`Control::counts`] has a count of the prompt, cached or not.
@@ -76,7 +76,7 @@ impl<'a> Control<'a> {
     /// Reads the control entries of all descriptors.
     pub fn of(request: &Request<'a>) -> Result<Self, RequestError> {
         let mut control = Self::default();
-        let mut reported = Reported::default();
+        let mut counts = Counts::default();
         for descriptor in &request.descriptors {
             let mut measure = None;
             for (key, value) in &descriptor.entries {
@@ -94,7 +94,7 @@ impl<'a> Control<'a> {
                         control.fact(value, |facts| &mut facts.max_output_tokens);
                     }
                     name => match countable(name) {
-                        Some(counted) => control.count(&mut reported, counted, value),
+                        Some(counted) => control.count(&mut counts, counted, value),
                         None => return Err(unknown(key, value, "there is no such control entry")),
                     },
                 }
@@ -114,17 +114,19 @@ impl<'a> Control<'a> {
                 if addend > MAX_ADDEND {
                     control.bad_count = true;
                 } else {
-                    add(&mut reported, measure, addend);
+                    add(&mut counts.measured, measure, addend);
                 }
             }
         }
+        let reported = counts.of(control.phase);
         control.facts.counted_input = reported.says_prompt();
         control.facts.counted_output = reported.says_answer();
         match reported.resolve() {
             Ok(Said::Nothing) => {}
             Ok(Said::Measures(counts)) => control.counts = Some(counts),
-            Ok(Said::Total(total)) if total <= MAX_ADDEND => control.total = Some(total),
-            Ok(Said::Total(_)) | Err(_) => control.bad_count = true,
+            Ok(Said::Tokens(total)) if total <= MAX_ADDEND => control.total = Some(total),
+            // `total` is no control entry.
+            Ok(Said::Tokens(_) | Said::Total(_)) | Err(_) => control.bad_count = true,
         }
         Ok(control)
     }
@@ -140,9 +142,14 @@ impl<'a> Control<'a> {
         self.counts.is_some() || (fact && self.total.is_none() && self.phase != Phase::Report)
     }
 
-    fn count(&mut self, reported: &mut Reported, name: Name, value: &str) {
+    fn count(&mut self, counts: &mut Counts, name: Name, value: &str) {
         match counted(value) {
-            Some(count) => add(reported, name, count),
+            Some(count) => {
+                add(&mut counts.sum, name, count);
+                counts
+                    .largest
+                    .set(name, counts.largest.get(name).max(Some(count)));
+            }
             None => self.bad_count = true,
         }
     }
@@ -158,12 +165,41 @@ impl<'a> Control<'a> {
     }
 }
 
+/// What control entries count. Only when all of them were read is the phase known, and with it
+/// whether entries of one name are parts or the same said again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    /// Of each `tollgate.NAME` = N: all of them together.
+    sum: Reported,
+    /// The same: the largest.
+    largest: Reported,
+    /// Addends that count a measure.
+    measured: Reported,
+}
+
+impl Counts {
+    /// A report says of parts what they used. An admission says of one request what is known of
+    /// it, and the usual Envoy configuration has the same entries in each of its descriptors.
+    fn of(self, phase: Phase) -> Reported {
+        let mut reported = match phase {
+            Phase::Admit | Phase::Peek => self.largest,
+            Phase::Report => self.sum,
+        };
+        for name in Name::ALL {
+            if let Some(count) = self.measured.get(name) {
+                add(&mut reported, name, count);
+            }
+        }
+        reported
+    }
+}
+
 fn counted(value: &str) -> Option<u64> {
     let count = value.trim().parse().ok();
     count.filter(|count| *count <= MAX_MEASURED)
 }
 
-/// Counts under one name add up.
+/// More of the same.
 fn add(reported: &mut Reported, name: Name, count: u64) {
     let before = reported.get(name).unwrap_or_default();
     let sum = before.saturating_add(count).min(MAX_MEASURED);
@@ -273,6 +309,27 @@ mod tests {
                 max_output_tokens: Some(500),
             }
         );
+    }
+
+    #[test]
+    fn an_admission_says_a_count_once_and_a_report_says_parts() {
+        let counts = |phase| {
+            let input = ("tollgate.input_tokens", "812");
+            let request = request(&[
+                (
+                    &[("tenant", "acme"), input, ("tollgate.phase", phase)],
+                    None,
+                ),
+                (&[("model", "m"), input], None),
+                (&[("tollgate.input_tokens", "300")], None),
+                (&[("tollgate.measure", "output_tokens")], Some(30)),
+                (&[("tollgate.measure", "output_tokens")], Some(1)),
+            ]);
+            Control::of(&request).unwrap().counts
+        };
+        assert_eq!(counts("admit"), Some([812, 0, 0, 31]));
+        assert_eq!(counts("peek"), Some([812, 0, 0, 31]));
+        assert_eq!(counts("report"), Some([812 + 812 + 300, 0, 0, 31]));
     }
 
     #[test]

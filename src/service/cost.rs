@@ -8,7 +8,9 @@ use super::learned::Estimates;
 use super::plan::Addend;
 use super::request::Request;
 use crate::limit::{Formula, Limit, Oversize, Timestamp};
-use crate::rules::{BucketKey, ConfiguredLimit, Estimate, LearnBy, LearnKey, Stating};
+use crate::rules::{
+    BucketKey, ConfiguredLimit, Estimate, LearnBy, LearnKey, ReserveOutput, Stating,
+};
 
 /// What a request costs one limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,7 +109,8 @@ impl Asked<'_, '_, '_> {
     /// What the stated tokens cost, or the estimate where that is more and not all was stated.
     fn cost_of_tokens(&self, met: &Met<'_>, fixed: u64) -> u64 {
         let known = Known::of(self.control, met.limit.stating);
-        let stated = met.limit.formula.cost_of_tokens(known.counts);
+        let reserve = met.limit.stating.reserve_output;
+        let stated = reserve.cost(&met.limit.formula, known.counts);
         if known.covers(&met.limit.formula) {
             return stated;
         }
@@ -173,13 +176,10 @@ impl Known {
             output = most;
         }
         let states_output = counted_output || max_output_tokens.is_some();
-        if !stating.reserve_output {
-            output = 0;
-        }
         Self {
             counts: [input, cache_read, cache_write, output],
             input: counted_input || input_bytes.is_some(),
-            output: states_output && stating.reserve_output,
+            output: states_output && stating.reserve_output != ReserveOutput::Nothing,
         }
     }
 

@@ -15,17 +15,11 @@ pub(super) fn said(usage: Reported) -> Result<Said, ApiError> {
         too_many(name, usage.get(name), most)?;
     }
     let said = usage.resolve()?;
-    // One number that is not taken apart goes the way of an addend.
-    too_many(Name::TotalTokens, total(said), MAX_ADDEND)?;
-    Ok(said)
-}
-
-/// The number that was not taken apart.
-pub(super) const fn total(said: Said) -> Option<u64> {
-    match said {
-        Said::Total(total) => Some(total),
-        Said::Nothing | Said::Measures(_) => None,
+    // One number that is not taken apart is the cost itself, and has an addend's bound.
+    if let Said::Tokens(tokens) = said {
+        too_many(Name::TotalTokens, Some(tokens), MAX_ADDEND)?;
     }
+    Ok(said)
 }
 
 fn too_many(name: Name, count: Option<u64>, most: u64) -> Result<(), ApiError> {

@@ -98,18 +98,19 @@ impl Counts {
         let written_inside = self.of(Field::WrittenInside);
         let mut read = cached_inside.or_else(|| self.of(Field::CacheRead));
         let mut written = written_inside.or(written_beside);
-        let input = if let Some(prompt) = self.of(Field::Prompt) {
-            Some(without(prompt, [read, written]))
-        } else {
-            if cached_inside == Some(0) {
-                read = self.of(Field::CacheRead).or(read);
-            }
-            if written_inside == Some(0) {
-                written = written_beside.or(written);
-            }
-            self.of(Field::Input)
+        // A gateway may fill in zeros in the details of the one protocol and count in the other's.
+        if cached_inside == Some(0) {
+            read = self.of(Field::CacheRead).or(read);
+        }
+        if written_inside == Some(0) {
+            written = written_beside.or(written);
+        }
+        let input = match self.of(Field::Prompt) {
+            Some(prompt) => Some(without(prompt, [read, written])),
+            None => self
+                .of(Field::Input)
                 .map(|input| without(input, [cached_inside, written_inside]))
-                .or_else(|| self.of(Field::BilledInput))
+                .or_else(|| self.of(Field::BilledInput)),
         };
         let tools = self.of(Field::ToolPrompt).unwrap_or_default();
         let input = input.map(|input| input.saturating_add(tools));
@@ -119,7 +120,13 @@ impl Counts {
             .or_else(|| self.of(Field::BilledOutput));
         let total = self.of(Field::Total).unwrap_or_default();
         let (input, output) = match (input, output) {
-            (Some(input), Some(output)) => (input, output),
+            (Some(input), Some(output)) => {
+                let rest = without(total, [Some(input), Some(read), Some(written)]);
+                // Where the prompt is known as a whole, what a total has beyond it is of the
+                // answer: some tell reasoning beside it, and only the total has it.
+                let whole = self.of(Field::Prompt).is_some();
+                (input, if whole { output.max(rest) } else { output })
+            }
             // Embeddings have no output and say so by leaving it out; their total is the input.
             (Some(input), None) => (
                 input,

@@ -48,7 +48,9 @@ pub enum Said {
     Nothing,
     /// By measure, in the order of [`Measure::TOKENS`](crate::limit::Measure::TOKENS).
     Measures([u64; 4]),
-    /// One number that cannot be taken apart.
+    /// All tokens together, which cannot be taken apart.
+    Tokens(u64),
+    /// One number that is the cost itself.
     Total(u64),
 }
 
@@ -211,10 +213,13 @@ impl Reported {
             (None, _, output) => (input, output),
             (Some(total), Some(prompt), Some(output)) => {
                 let parts = prompt.saturating_add(output);
-                if parts != total {
+                // With a prompt that is known as a whole, the rest is of the answer: some tell
+                // reasoning beside it, and only the total has it.
+                let beyond = total > parts && self.says(Name::PromptTokens);
+                if parts != total && !beyond {
                     return Err(not_the_total(total, parts));
                 }
-                (input, Some(output))
+                (input, Some(total.saturating_sub(prompt)))
             }
             (Some(total), Some(prompt), None) => (input, Some(rest_of_total(total, prompt)?)),
             (Some(total), None, Some(output)) => {
@@ -222,7 +227,7 @@ impl Reported {
                 (Some(rest_of_total(total, known)?), Some(output))
             }
             (Some(total), None, None) if read.or(write).is_none() => {
-                return Ok(Said::Total(total));
+                return Ok(Said::Tokens(total));
             }
             (Some(_), None, None) => return Err(Contradiction::Inseparable),
         };

@@ -7,6 +7,7 @@ use tollgate::grpc::proto::{
 };
 use tonic::Code;
 
+use crate::support::http;
 use crate::support::rls::channel;
 use crate::support::served::Tollgate;
 
@@ -135,4 +136,7 @@ async fn each_report_of_a_batch_is_answered_for_itself() {
     assert_eq!(refused.code(), Code::InvalidArgument);
     let message = "1001 reports are more than the 1000 that one call may carry";
     assert_eq!(refused.message(), message);
+    let metrics = http::send(tollgate.http, "GET", "/metrics", b"").await.body;
+    let invalid = "tollgate_reports_total{result=\"invalid\",source=\"api\"} 3\n";
+    assert!(metrics.contains(invalid), "{metrics}");
 }

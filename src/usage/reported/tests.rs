@@ -84,6 +84,16 @@ fn names_are_taken_apart() {
             ],
             [50, 20, 0, 30],
         ),
+        // Reasoning beside the completion.
+        (
+            &[
+                ("prompt_tokens", 10_120),
+                ("cached_tokens", 120),
+                ("completion_tokens", 1_499),
+                ("total_tokens", 14_428),
+            ],
+            [10_000, 120, 0, 4_308],
+        ),
         (&[("prompt_tokens", 0)], [0; 4]),
     ] {
         assert_eq!(measures(counts), expected, "{counts:?}");
@@ -92,7 +102,7 @@ fn names_are_taken_apart() {
 
 #[test]
 fn a_total_by_itself_stays_one() {
-    assert_eq!(said(&[("total_tokens", 100)]), Ok(Said::Total(100)));
+    assert_eq!(said(&[("total_tokens", 100)]), Ok(Said::Tokens(100)));
     assert_eq!(said(&[("total", 0)]), Ok(Said::Total(0)));
     assert_eq!(said(&[]), Ok(Said::Nothing));
 }
@@ -126,6 +136,15 @@ fn contradictions_are_told() {
             &[
                 ("prompt_tokens", 10),
                 ("completion_tokens", 5),
+                ("total_tokens", 14),
+            ],
+            "total_tokens is 14, but prompt and answer come to 15",
+        ),
+        // Caches may be what is missing here.
+        (
+            &[
+                ("input_tokens", 10),
+                ("output_tokens", 5),
                 ("total_tokens", 16),
             ],
             "total_tokens is 16, but prompt and answer come to 15",

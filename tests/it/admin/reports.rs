@@ -51,9 +51,9 @@ async fn counts_that_contradict_each_other_are_refused_and_counted() {
             "part of it and come to 30464",
         ),
         (
-            json!({ "prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 11 }),
+            json!({ "prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 9 }),
             "bad_usage",
-            "total_tokens is 11, but prompt and answer come to 10",
+            "total_tokens is 9, but prompt and answer come to 10",
         ),
         (
             json!({ "total": 5, "prompt_tokens": 5 }),
@@ -192,4 +192,33 @@ async fn a_list_stands_by_itself_and_has_a_bound() {
         json!({ "reports": [] })
     );
     assert_eq!(edge.tokens_left().await, 9_000);
+}
+
+#[tokio::test]
+async fn a_report_that_cannot_be_read_is_counted() {
+    let edge = Edge::start().await;
+    let paths = ["/v1/settle", "/v1/progress", "/v1/release", "/v1/usage"];
+    let mut refused = 0;
+    for path in paths {
+        let nan = r#"{"domain":"llm","id":"r1","usage":{"output_tokens":NaN}}"#;
+        let unknown = r#"{"domain":"llm","id":"r1","uasge":{"output_tokens":5}}"#;
+        let elsewhere = r#"{"domain":"elsewhere","id":"r1"}"#;
+        let long = " ".repeat((1 << 20) + 1);
+        for body in [nan, unknown, elsewhere, &long] {
+            assert!(edge.post_text(path, body).await.status >= 400, "{path}");
+            refused += 1;
+            assert_eq!(invalid(&edge).await, refused, "{path}: {body:.80}");
+        }
+    }
+    let many = format!(r#"{{"reports":[{}0]}}"#, "0,".repeat(1_000));
+    // A list has to be JSON as a whole.
+    let broken = r#"{"reports":[{"domain":"llm","id":"r1"},{"usage":{"output_tokens":NaN}}]}"#;
+    for list in [&many, broken, r#"{"domain":"llm","reports":[]}"#] {
+        assert_eq!(edge.post_text("/v1/usage", list).await.status, 400);
+        refused += 1;
+        assert_eq!(invalid(&edge).await, refused, "{list:.80}");
+    }
+    // An admission is no report.
+    assert_eq!(edge.post_text("/v1/reserve", "{").await.status, 400);
+    assert_eq!(invalid(&edge).await, refused);
 }

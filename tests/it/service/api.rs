@@ -347,3 +347,43 @@ async fn calls_that_cannot_be_done_say_why() {
     let error = unloaded.service.inspect(&target(&["k=a"])).await;
     assert_eq!(error, Err(RequestError::NotConfigured.into()));
 }
+
+#[tokio::test]
+async fn all_tokens_together_are_no_hits() {
+    let limiter = Limiter::new(
+        "
+descriptors:
+  - key: k
+    rate_limit: { unit: hour, requests_per_unit: 100 }
+    limits:
+      - { name: hits, rate: 100/hour, cost: hits }
+      - { name: requests, rate: 100/hour }
+      - { name: tokens, rate: 10k/hour, cost: tokens, estimate: 800 }
+",
+    );
+    let (service, k) = (&limiter.service, target(&["k=a"]));
+    let levels = async || {
+        let levels = limiter.inspect("k=a").await.buckets;
+        levels.iter().map(|bucket| bucket.level).collect::<Vec<_>>()
+    };
+    let mut tokens = nothing();
+    tokens.set(Name::TotalTokens, Some(3000));
+    // One call, whose tokens are known.
+    let reserved = service.reserve(&k, tokens, None, None).await.unwrap();
+    assert!(reserved.admitted);
+    assert_eq!(levels().await, [99, 99, 99, 7000]);
+    tokens.set(Name::TotalTokens, Some(2000));
+    let (id, none) = (reserved.id.unwrap(), target(&[]));
+    let settled = service.settle(&id, tokens, &none).await.unwrap();
+    assert_eq!(settled.result, ReportResult::Settled);
+    assert_eq!(levels().await, [99, 99, 99, 8000]);
+    // A report is no call.
+    tokens.set(Name::TotalTokens, Some(500));
+    service.report_usage(&k, tokens).await.unwrap();
+    assert_eq!(levels().await, [99, 99, 99, 7500]);
+    service.settle("unknown", tokens, &k).await.unwrap();
+    assert_eq!(levels().await, [99, 99, 99, 7000]);
+    // One number that is the cost itself is that of hits, too.
+    service.report_usage(&k, total(50)).await.unwrap();
+    assert_eq!(levels().await, [49, 49, 99, 6950]);
+}

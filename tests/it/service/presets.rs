@@ -1,5 +1,7 @@
 //! Limits that a preset brought, at work.
 
+use std::time::Duration;
+
 use crate::support::limiter::Limiter;
 
 const RULES: &str = "
@@ -9,7 +11,9 @@ tiers:
 descriptors:
   - { key: deployment, value: claude, preset: anthropic/start/claude-sonnet-5 }
   - { key: deployment, value: gpt, preset: openai/tier-5/gpt-4o }
+  - { key: deployment, value: small, preset: openai/tier-1/gpt-4o }
   - { key: deployment, value: groq, preset: { name: groq/quota, tpm: 300k } }
+  - { key: deployment, value: bedrock, preset: { name: bedrock/claude, tpm: 200k } }
   - { key: tenant, tier: free }
   - { key: tenant, value: acme, tier: pro }
 ";
@@ -61,7 +65,7 @@ async fn what_a_cache_served_costs_what_the_preset_says() {
     );
     assert_eq!(
         spent(&limiter, "gpt").await,
-        named(&[("openai-requests", 1), ("openai-tokens", 34_347 + 4096)])
+        named(&[("openai-requests", 1), ("openai-tokens", 34_347)])
     );
     let used = [
         ("input_tokens", 3883),
@@ -90,6 +94,48 @@ async fn what_a_cache_served_costs_what_the_preset_says() {
         spent(&limiter, "groq").await,
         named(&[("groq-tokens", 3883 + 130)])
     );
+}
+
+#[tokio::test]
+async fn openai_takes_the_larger_of_prompt_and_max_tokens_and_refuses_none_for_ever() {
+    let limiter = Limiter::new(RULES);
+    let asked = |input, output| {
+        format!(
+            "deployment=small tollgate.input_tokens={input} tollgate.max_output_tokens={output}"
+        )
+    };
+    let tokens = async || limiter.level("deployment=small", "openai-tokens").await;
+    assert!(limiter.passes(&asked(16_000, 16_000)).await);
+    assert_eq!(tokens().await, 14_000);
+    assert!(limiter.passes(&asked(100, 14_000)).await);
+    assert_eq!(tokens().await, 0);
+    let oversize = asked(100, 32_000);
+    assert!(!limiter.passes(&oversize).await);
+    limiter.advance(Duration::from_mins(1));
+    assert!(limiter.passes(&oversize).await, "all of it is there");
+    assert_eq!(tokens().await, -2000);
+}
+
+#[tokio::test]
+async fn bedrock_holds_max_tokens_as_it_is_and_charges_answers_five_times() {
+    let limiter = Limiter::new(RULES);
+    let stated = "tollgate.input_tokens=1000 tollgate.max_output_tokens=64000";
+    let asked = format!("deployment=bedrock tollgate.id=b {stated}");
+    assert!(limiter.passes(&asked).await, "65,000 of 200,000");
+    let taken = async || {
+        spent(&limiter, "bedrock")
+            .await
+            .into_iter()
+            .map(|(_, spent)| spent)
+    };
+    assert!(taken().await.eq([65_000, 65_000]));
+    report(
+        &limiter,
+        "b",
+        &[("input_tokens", 1000), ("output_tokens", 700)],
+    )
+    .await;
+    assert!(taken().await.eq([4500, 4500]));
 }
 
 #[tokio::test]

@@ -121,6 +121,11 @@ fn inclusive_counts_are_taken_apart_and_never_go_below_zero() {
             r#""usage":{"prompt_tokens":100,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":60},"cache_read_input_tokens":60,"cache_creation_input_tokens":30}"#,
             [10, 60, 30, 7],
         ),
+        // … or counts in the one protocol and fills in zeros in the other's details.
+        (
+            r#""usage":{"prompt_tokens":30500,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":0,"cache_write_tokens":0},"cache_read_input_tokens":30464,"cache_creation_input_tokens":20}"#,
+            [16, 30_464, 20, 7],
+        ),
         (
             r#""usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":60},"output_tokens":7}"#,
             [40, 60, 0, 7],
@@ -132,6 +137,20 @@ fn inclusive_counts_are_taken_apart_and_never_go_below_zero() {
         (
             r#""usage":{"input_tokens":1,"cache_creation":{"ephemeral_5m_input_tokens":20,"ephemeral_1h_input_tokens":3},"output_tokens":7}"#,
             [1, 0, 23, 7],
+        ),
+        // Reasoning beside the completion: only the total has it.
+        (
+            r#""usage":{"prompt_tokens":10120,"completion_tokens":1499,"total_tokens":14428,"prompt_tokens_details":{"cached_tokens":120},"completion_tokens_details":{"reasoning_tokens":2809}}"#,
+            [10_000, 120, 0, 4_308],
+        ),
+        // A total that is less, or beside a prompt that is not known as a whole, says nothing.
+        (
+            r#""usage":{"prompt_tokens":100,"completion_tokens":7,"total_tokens":100}"#,
+            [100, 0, 0, 7],
+        ),
+        (
+            r#""usage":{"input_tokens":10,"output_tokens":7,"total_tokens":99}"#,
+            [10, 0, 0, 7],
         ),
         (
             r#""usage":{"prompt_tokens":12,"total_tokens":20}"#,
