@@ -14,7 +14,7 @@ use super::admission::RETRY_TIME;
 use super::api::{BucketView, ReportAnswer, ReportResult};
 use super::budget::Moved;
 use super::control::Control;
-use super::ids::id_of_retry;
+use super::ids::id_of_report;
 use super::origin::never_sent;
 use super::plan::Addend;
 use super::policy::Policy;
@@ -120,10 +120,9 @@ impl Service {
                     .count_report(source.name(), ReportLabel::WithoutUsage);
                 return Ok(ReportAnswer::nothing(ReportResult::WithoutUsage));
             }
-            (None, Some(request_id)) => (
-                id_of_retry(&format!("report {request_id}"), &charges),
-                RETRY_TIME,
-            ),
+            // Of all buckets, not only those that this report charges: another way in may have found
+            // something to charge the others with.
+            (None, Some(request_id)) => (id_of_report(request_id, &plan.charges), RETRY_TIME),
             (None, None) => (self.0.ids.new_id(), RETRY_TIME),
         };
         let ending = Ending {
