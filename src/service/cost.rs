@@ -63,13 +63,14 @@ impl Asked<'_, '_, '_> {
         let Estimate::Learned(learning) = &limit.estimate else {
             return None;
         };
-        Some(match &learning.by {
+        let requests = match &learning.by {
             LearnBy::Bucket => bucket.into(),
             LearnBy::Entries(keys) => {
                 let entries = keys.iter().map(|key| (key.as_str(), self.value_of(key)));
                 LearnKey::of(limit.identity, entries)
             }
-        })
+        };
+        Some(requests.weighed_by(limit.formula.tokens))
     }
 
     /// The first value that any descriptor has for `key`; empty where none has.
