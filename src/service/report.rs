@@ -282,10 +282,13 @@ impl Service {
         let Settlement::Settle(usage) = settlement else {
             return;
         };
+        // Nothing was used where nothing was answered: that is no example of an answer. What was used
+        // and costs one limit nothing is an example of what it costs that limit.
+        if matches!(usage, Usage::Measured([0, 0, 0, 0]) | Usage::Total(0)) {
+            return;
+        }
         for charge in &record.charges {
-            // Nothing was used where nothing was answered: that is no example of an answer.
-            let cost = charge.held.token_cost(usage).filter(|cost| *cost > 0);
-            if let (Some(group), Some(cost)) = (charge.group, cost) {
+            if let (Some(group), Some(cost)) = (charge.group, charge.held.token_cost(usage)) {
                 self.0.estimates.record(group, cost, now);
             }
         }
