@@ -266,7 +266,7 @@ impl Metrics {
             )?,
             estimate_exchange_errors: made.counter(
                 "tollgate_estimate_exchange_errors_total",
-                "Exchanges of samples with the store that failed; they are sent again.",
+                "Exchanges of samples with the store that failed, or slots of them; they are sent again.",
             )?,
             config_last_success: made.gauge(
                 "tollgate_config_last_success_timestamp_seconds",

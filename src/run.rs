@@ -26,9 +26,12 @@ const READINESS: Duration = Duration::from_secs(1);
 /// How often reservations are counted and full buckets forgotten.
 const TIDYING: Duration = Duration::from_secs(10);
 
-/// How often replicas exchange what estimates are learned from. A replica's estimate is older by so
-/// much at most; Redis is asked for each group in use so often.
+/// How often replicas exchange what estimates are learned from. Where no more groups are in use than
+/// one exchange takes, a replica's estimate is older by so much at most.
 const EXCHANGING: Duration = Duration::from_secs(2);
+
+/// How long the last exchange may take. What it does not tell is lost.
+const LAST_EXCHANGE: Duration = Duration::from_secs(1);
 
 /// The open ports.
 #[derive(Debug)]
@@ -160,6 +163,11 @@ async fn supervise(
     let all = async {
         let result = both.await;
         service.finish_reports().await;
+        // What the last reports taught is known here only.
+        let last = tokio::time::timeout(LAST_EXCHANGE, service.exchange_estimates());
+        if last.await.is_err() {
+            tracing::warn!("the last samples of estimates were not told in time");
+        }
         result
     };
     if let Ok(result) = tokio::time::timeout(patience, all).await {

@@ -10,6 +10,8 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::limit::Weight;
+
 /// Which bucket.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BucketKey([u8; 16]);
@@ -47,7 +49,7 @@ impl fmt::Debug for BucketKey {
 /// Which group of requests an estimate is learned from.
 ///
 /// Made like the key of a bucket, and kept apart from those by where it is used: the group of a
-/// bucket has the bucket's key, so that grouping by the entries of a rule changes nothing.
+/// bucket begins as the bucket's key, so that grouping by the entries of a rule changes nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LearnKey([u8; 16]);
 
@@ -55,6 +57,18 @@ impl LearnKey {
     /// The group of `limit`'s requests with these entries.
     pub fn of<'a>(limit: Identity, entries: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         BucketKey::of(limit, entries).into()
+    }
+
+    /// The same requests, as far as their tokens are counted with these weights: what they cost by
+    /// others says nothing.
+    #[must_use]
+    pub fn weighed_by(self, tokens: [Weight; 4]) -> Self {
+        let mut input = smallvec::SmallVec::<[u8; 32]>::new();
+        input.extend(self.0);
+        for weight in tokens {
+            input.extend(weight.thousandths().to_le_bytes());
+        }
+        Self(hash(&input))
     }
 
     /// From its bytes, as [`Self::as_bytes`] gave them.

@@ -141,7 +141,7 @@ impl Service {
             .map(super::plan::Planned::charge)
             .collect();
         let (hold, reservation) = match mode {
-            Mode::Apply => self.hold(policy, request, control, &plan, &charges),
+            Mode::Apply => self.hold(policy, request, control, &plan),
             Mode::Peek => (None, None),
         };
         let admission = Admission {
@@ -194,7 +194,6 @@ impl Service {
         request: &Request<'_>,
         control: &Control<'_>,
         plan: &Plan<'_>,
-        charges: &Charges,
     ) -> (Option<Hold>, Option<String>) {
         let settles = plan
             .charges
@@ -202,7 +201,7 @@ impl Service {
             .any(|planned| planned.settles() && planned.effect != Effect::Record);
         let (id, fresh) = match (control.id, request.request_id) {
             (Some(id), _) => (id.to_owned(), false),
-            (None, Some(request_id)) => (id_of_retry(request_id, charges), false),
+            (None, Some(request_id)) => (id_of_retry(request_id, &plan.charges), false),
             (None, None) if settles => (self.0.ids.new_id(), true),
             (None, None) => return (None, None),
         };

@@ -19,6 +19,8 @@ pub(super) struct Cost {
     pub(super) amount: i64,
     /// The part that no report changes.
     pub(super) fixed: u64,
+    /// What is no estimate: the fixed part and what the request stated. Below zero, a refund.
+    pub(super) stated: i64,
 }
 
 /// What is asked of all limits alike.
@@ -63,13 +65,14 @@ impl Asked<'_, '_, '_> {
         let Estimate::Learned(learning) = &limit.estimate else {
             return None;
         };
-        Some(match &learning.by {
+        let requests = match &learning.by {
             LearnBy::Bucket => bucket.into(),
             LearnBy::Entries(keys) => {
                 let entries = keys.iter().map(|key| (key.as_str(), self.value_of(key)));
                 LearnKey::of(limit.identity, entries)
             }
-        })
+        };
+        Some(requests.weighed_by(limit.formula.tokens))
     }
 
     /// The first value that any descriptor has for `key`; empty where none has.
@@ -87,41 +90,48 @@ impl Asked<'_, '_, '_> {
         let hits = match met.addend {
             Addend::Take(addend) => addend,
             Addend::Refund(addend) => {
+                let amount = -signed(cost_of_addend(formula, addend));
                 return Cost {
-                    amount: -signed(cost_of_addend(formula, addend)),
+                    amount,
                     fixed: 0,
+                    stated: amount,
                 };
             }
             Addend::None | Addend::Bad => 1,
         };
         let fixed = formula.cost_of_calls(1, hits);
-        let tokens = match met.addend {
-            _ if met.again || !formula.counts_tokens() => 0,
-            Addend::Take(addend) if !self.control.says_tokens() && !formula.counts_hits() => addend,
+        let (tokens, stated) = match met.addend {
+            _ if met.again || !formula.counts_tokens() => (0, 0),
+            Addend::Take(addend) if !self.control.says_tokens() && !formula.counts_hits() => {
+                (addend, addend)
+            }
             _ => self.cost_of_tokens(met, fixed),
         };
         Cost {
             amount: signed(fixed.saturating_add(tokens)),
             fixed,
+            stated: signed(fixed.saturating_add(stated)),
         }
     }
 
-    /// What the stated tokens cost, or the estimate where that is more and not all was stated.
-    fn cost_of_tokens(&self, met: &Met<'_>, fixed: u64) -> u64 {
+    /// What the stated tokens cost, or the estimate where that is more and not all was stated; and
+    /// what the stated tokens cost by themselves.
+    fn cost_of_tokens(&self, met: &Met<'_>, fixed: u64) -> (u64, u64) {
         let known = Known::of(self.control, met.limit.stating);
         let reserve = met.limit.stating.reserve_output;
         let stated = reserve.cost(&met.limit.formula, known.counts);
         if known.covers(&met.limit.formula) {
-            return stated;
+            return (stated, stated);
         }
         let estimate = match (&met.limit.estimate, met.group) {
-            (Estimate::None, _) => return stated,
+            (Estimate::None, _) => return (stated, stated),
             (Estimate::Constant(estimate), _) => *estimate,
             (Estimate::Learned(learning), group) => group
                 .and_then(|group| self.estimates.learned(learning, group))
                 .unwrap_or(learning.cold_start),
         };
-        stated.max(estimate.min(self.most_estimated(met, fixed)))
+        let estimate = estimate.min(self.most_estimated(met, fixed));
+        (stated.max(estimate), stated)
     }
 
     /// The most that an estimate may add: a full bucket lets it pass.
@@ -148,7 +158,11 @@ impl Asked<'_, '_, '_> {
             (_, Addend::Refund(addend)) => -signed(cost_of_addend(formula, addend)),
             _ => 0,
         };
-        Cost { amount, fixed: 0 }
+        Cost {
+            amount,
+            fixed: 0,
+            stated: amount,
+        }
     }
 }
 

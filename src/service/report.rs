@@ -14,7 +14,7 @@ use super::admission::RETRY_TIME;
 use super::api::{BucketView, ReportAnswer, ReportResult};
 use super::budget::Moved;
 use super::control::Control;
-use super::ids::id_of_retry;
+use super::ids::id_of_report;
 use super::origin::{cut_short, never_sent};
 use super::plan::Addend;
 use super::policy::Policy;
@@ -120,10 +120,9 @@ impl Service {
                     .count_report(source.name(), ReportLabel::WithoutUsage);
                 return Ok(ReportAnswer::nothing(ReportResult::WithoutUsage));
             }
-            (None, Some(request_id)) => (
-                id_of_retry(&format!("report {request_id}"), &charges),
-                RETRY_TIME,
-            ),
+            // Of all buckets, not only those that this report charges: another way in may have found
+            // something to charge the others with.
+            (None, Some(request_id)) => (id_of_report(request_id, &plan.charges), RETRY_TIME),
             (None, None) => (self.0.ids.new_id(), RETRY_TIME),
         };
         let ending = Ending {
@@ -286,10 +285,13 @@ impl Service {
         let Settlement::Settle(usage) = settlement else {
             return;
         };
+        // Nothing was used where nothing was answered: that is no example of an answer. What was used
+        // and costs one limit nothing is an example of what it costs that limit.
+        if matches!(usage, Usage::Measured([0, 0, 0, 0]) | Usage::Total(0)) {
+            return;
+        }
         for charge in &record.charges {
-            // Nothing was used where nothing was answered: that is no example of an answer.
-            let cost = charge.held.token_cost(usage).filter(|cost| *cost > 0);
-            if let (Some(group), Some(cost)) = (charge.group, cost) {
+            if let (Some(group), Some(cost)) = (charge.group, charge.held.token_cost(usage)) {
                 self.0.estimates.record(group, cost, now);
             }
         }

@@ -250,8 +250,12 @@ impl Store {
 
     /// Adds what one replica saw to what all saw, and tells that, for each of `told` in their order.
     /// A store that is not shared has nothing to tell. A few at a time: the connection is the one
-    /// that decisions use. After an error nobody knows which were added.
-    pub async fn exchange(&self, told: &[Samples]) -> Result<Vec<Sketch>, StoreError> {
+    /// that decisions use. What fails by itself was not added; when all fail because the connection
+    /// broke, nobody knows which were.
+    pub async fn exchange(
+        &self,
+        told: &[Samples],
+    ) -> Result<Vec<Result<Sketch, StoreError>>, StoreError> {
         match self {
             Self::Memory(_) => Ok(Vec::new()),
             Self::Redis(redis) => redis.exchange(told).await,

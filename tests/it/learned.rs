@@ -11,6 +11,8 @@ use tollgate::clock;
 use crate::support::limiter::{Limiter, metadata};
 use crate::support::process::PATIENCE;
 use crate::support::redis::RedisServer;
+use crate::support::rls;
+use crate::support::served::Tollgate;
 
 const RULES: &str = "
 descriptors:
@@ -67,8 +69,8 @@ async fn what_one_replica_learned_the_others_know_after_an_exchange() {
     assert_eq!(ask(hears).await.0, 30);
     assert_eq!(ask(admits).await.0, 70);
     assert_eq!(ask(other).await.0, 70);
-    exchange(&[]).await;
-    assert_eq!(ask(other).await.0, 70);
+    other.service.exchange_estimates().await;
+    assert_eq!(ask(other).await.0, 70, "nobody told anything yet");
 
     hears.service.exchange_estimates().await;
     assert_eq!(ask(other).await.0, 70, "it has not asked yet");
@@ -150,6 +152,91 @@ async fn estimates_follow_traffic_over_the_slots() {
 }
 
 #[tokio::test]
+async fn what_redis_refuses_for_ever_is_added_once_when_it_does_no_more() {
+    let redis = RedisServer::start();
+    let replicas: [Limiter; 1] = Limiter::replicas(&redis, "learned-denied", RULES);
+    let [replica] = &replicas;
+    use_some(replica, replica, ENOUGH).await;
+    for denied in ["expire", "hgetall", "hincrby"] {
+        let deny = format!("-{denied}");
+        let _: () = redis.command(&["ACL", "SETUSER", "default", &deny]);
+        for _ in 0..3 {
+            let before = errors(replica);
+            replica.service.exchange_estimates().await;
+            assert!(errors(replica) > before, "{denied}");
+        }
+        let allow = format!("+{denied}");
+        let _: () = redis.command(&["ACL", "SETUSER", "default", &allow]);
+        assert_eq!(redis.keys("learned-denied:l:").len(), 0, "{denied}");
+    }
+    exchange_again(replica).await;
+    assert_eq!(samples(&redis, "learned-denied:l:"), ENOUGH as u64);
+}
+
+/// How many samples Redis has under these keys.
+fn samples(redis: &RedisServer, prefix: &str) -> u64 {
+    let keys = redis.keys(prefix);
+    let counts = keys.iter().flat_map(|key| {
+        let counts: Vec<u64> = redis.command(&["HVALS", key]);
+        counts
+    });
+    counts.sum()
+}
+
+#[tokio::test]
+async fn a_key_that_somebody_else_wrote_to_keeps_no_other_from_being_added() {
+    let redis = RedisServer::start();
+    let replicas: [Limiter; 1] = Limiter::replicas(&redis, "learned-spoilt", RULES);
+    let [replica] = &replicas;
+    use_some(replica, replica, 1).await;
+    replica.service.exchange_estimates().await;
+    let keys = redis.keys("learned-spoilt:l:");
+    let [spoilt] = keys.as_slice() else {
+        panic!("{keys:?}")
+    };
+    let _: () = redis.command(&["SET", spoilt, "not ours"]);
+    for tenant in ["tenant=a", "tenant=b", "tenant=c"] {
+        let answer = replica.ask(&[tenant]).await;
+        report(replica, metadata(&answer, "reservation").unwrap(), 30).await;
+    }
+    for round in 1..=3 {
+        replica.service.exchange_estimates().await;
+        assert_eq!(errors(replica), round, "one slot");
+    }
+    let _: () = redis.command(&["DEL", spoilt]);
+    assert_eq!(samples(&redis, "learned-spoilt:l:"), 2, "each once");
+    exchange_again(replica).await;
+    assert_eq!(samples(&redis, "learned-spoilt:l:"), 3);
+}
+
+async fn exchange_again(replica: &Limiter) {
+    let before = errors(replica);
+    replica.service.exchange_estimates().await;
+    assert_eq!(errors(replica), before);
+}
+
+#[tokio::test]
+async fn a_redis_that_takes_no_writes_is_asked_once_a_round() {
+    let redis = RedisServer::start();
+    let replicas: [Limiter; 1] = Limiter::replicas(&redis, "learned-replica", RULES);
+    let [replica] = &replicas;
+    for n in 0..40 {
+        let tenant = format!("tenant={n}");
+        let answer = replica.ask(&[&tenant]).await;
+        report(replica, metadata(&answer, "reservation").unwrap(), 30).await;
+    }
+    // Of a primary that nobody is.
+    let _: () = redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    for round in 1..=2 {
+        replica.service.exchange_estimates().await;
+        assert_eq!(errors(replica), round);
+    }
+    let _: () = redis.command(&["REPLICAOF", "NO", "ONE"]);
+    exchange_again(replica).await;
+    assert_eq!(samples(&redis, "learned-replica:l:"), 40);
+}
+
+#[tokio::test]
 async fn what_could_not_be_told_is_told_later() {
     let redis = RedisServer::start();
     let replicas: [Limiter; 2] = Limiter::replicas(&redis, "learned-away", RULES);
@@ -189,4 +276,39 @@ async fn what_could_not_be_told_is_told_later() {
     }
     other.service.exchange_estimates().await;
     assert_eq!(ask(other).await.0, 30);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_learned_last_is_told_at_the_end() {
+    let redis = RedisServer::shared();
+    let files = tempfile::tempdir().unwrap();
+    let file = files.path().join("llm.yaml");
+    std::fs::write(&file, format!("domain: llm\n{RULES}")).unwrap();
+    let mut tollgate = Tollgate::serve(&[
+        &format!("--config={}", file.display()),
+        &format!("--store={}", redis.url()),
+        "--redis-prefix=learned-end:",
+        "--store-timeout=5s",
+        "--drain-delay=0s",
+    ]);
+    let channel = rls::channel(tollgate.grpc).await;
+    let client = rls::Client::new(channel);
+    for n in 0..50 {
+        let id = format!("call-{n}");
+        let admission = [("tenant", "a"), ("tollgate.id", id.as_str())];
+        let report = [
+            ("tollgate.phase", "report"),
+            ("tollgate.id", id.as_str()),
+            ("tollgate.input_tokens", "0"),
+            ("tollgate.output_tokens", "30"),
+        ];
+        for entries in [&admission[..], &report] {
+            let descriptor = rls::descriptor(entries, None);
+            rls::ask(&client, rls::request("llm", [descriptor])).await;
+        }
+    }
+    drop(client);
+    tollgate.signal("-TERM");
+    assert!(tollgate.ended(PATIENCE).success());
+    assert_eq!(samples(&redis, "learned-end:l:"), 50);
 }

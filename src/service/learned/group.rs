@@ -30,7 +30,6 @@ const _: () = assert!(SAMPLES_LIFETIME.as_secs() > 2 * SLOT.as_secs() + LATE.as_
 pub(super) struct Group {
     current: Slot,
     before: Slot,
-    told: Option<Told>,
 }
 
 /// One slot of time.
@@ -45,46 +44,26 @@ struct Slot {
     complete: bool,
 }
 
-/// The last estimate, which holds while nothing changes.
-#[derive(Debug)]
-struct Told {
-    quantile: Quantile,
-    weight_before: u64,
-    estimate: Option<u64>,
-}
-
 impl Group {
     /// Counts what a request cost in tokens.
     pub(super) fn record(&mut self, cost: u64, now: Timestamp) {
         self.advance(now);
         self.current.unsent.record(cost);
-        self.told = None;
     }
 
     /// The quantile of the costs; `None` while there are not enough.
     pub(super) fn estimate(&mut self, quantile: Quantile, now: Timestamp) -> Option<u64> {
         self.advance(now);
         let weight_before = self.weight_before(now);
-        let same = |told: &&Told| told.quantile == quantile && told.weight_before == weight_before;
-        if let Some(told) = self.told.as_ref().filter(same) {
-            return told.estimate;
-        }
         let mut costs = Mixture::new();
         for (slot, weight) in [(&self.current, FULL_WEIGHT), (&self.before, weight_before)] {
             costs.add(&slot.shared, weight);
             costs.add(&slot.unsent, weight);
         }
-        let estimate = if costs.total() < ENOUGH * FULL_WEIGHT {
-            None
-        } else {
-            costs.quantile(quantile.thousandths())
-        };
-        self.told = Some(Told {
-            quantile,
-            weight_before,
-            estimate,
-        });
-        estimate
+        if costs.total() < ENOUGH * FULL_WEIGHT {
+            return None;
+        }
+        costs.quantile(quantile.thousandths())
     }
 
     /// What to tell the store and to ask it.
@@ -109,7 +88,6 @@ impl Group {
             slot.unsent.subtract(&sent.new);
             slot.shared = all;
             slot.complete = is_over;
-            self.told = None;
         }
     }
 
@@ -141,7 +119,6 @@ impl Group {
         } else {
             slot(number.saturating_sub(1))
         };
-        self.told = None;
     }
 
     /// What a sample of the slot before weighs: less and less while the current one lasts.
@@ -151,6 +128,11 @@ impl Group {
         let gone = elapsed.saturating_mul(FULL_WEIGHT) / micros(SLOT);
         FULL_WEIGHT.saturating_sub(gone)
     }
+}
+
+/// Numbers the spans of time in which no weight moves: 1.8 s each.
+pub(super) fn step(time: Timestamp) -> u64 {
+    time.as_micros() / (micros(SLOT) / FULL_WEIGHT)
 }
 
 fn slot_number(time: Timestamp) -> u64 {

@@ -1,19 +1,23 @@
 //! What past requests cost, by group, for limits with `estimate: learned`.
 //!
-//! Every decision asks, so it answers from memory: one lock of fifty, held for a look. Settlements
-//! teach it, and a task exchanges what replicas saw through the store, now and then.
+//! Every decision asks, so it answers from memory, where decisions only read. Settlements teach it,
+//! and a task exchanges what replicas saw through the store, now and then.
 //! `docs/design/estimates.md` has the reasons and the bounds.
 
+mod entry;
 mod exchange;
 mod group;
 #[cfg(test)]
 mod tests;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use self::group::{Group, SLOT};
+use arc_swap::ArcSwap;
+
+use self::entry::Entry;
+use self::group::SLOT;
 use crate::limit::{Sketch, Timestamp};
 use crate::metrics::{Counter, Gauge, Metrics};
 use crate::rules::{LearnKey, Learning};
@@ -38,37 +42,44 @@ const LAG: u64 = 100_000;
 /// What was learned.
 #[derive(Debug)]
 pub(super) struct Estimates {
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[Shard]>,
     /// The store's time, as of its last answers, in microseconds.
     now: AtomicU64,
     /// How many exchanges there were.
     exchanges: AtomicU64,
+    /// Held by the exchange that is under way.
+    exchanging: tokio::sync::Mutex<()>,
     known: Gauge,
     forgotten: Counter,
 }
 
-type Shard = std::collections::HashMap<LearnKey, Entry, foldhash::quality::RandomState>;
-
+/// A part of the groups. Those there are change seldom, so who changes them copies them.
 #[derive(Debug, Default)]
-struct Entry {
-    group: Group,
-    /// When it was last asked for or taught, as far as the time was known.
-    used: Timestamp,
-    /// Whether that was since idle groups were last forgotten.
-    touched: bool,
-    /// Whether that was since the last exchange.
-    in_use: bool,
-    /// Which exchange it took part in last.
-    exchanged: u64,
+struct Shard {
+    groups: ArcSwap<Groups>,
+    /// Held by who changes which groups there are.
+    changing: Mutex<()>,
+}
+
+type Groups = std::collections::HashMap<LearnKey, Arc<Entry>, foldhash::quality::RandomState>;
+
+/// Why a group is looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// A decision asks.
+    Asked,
+    /// A settlement teaches.
+    Taught,
 }
 
 impl Estimates {
     /// Nothing learned yet.
     pub(super) fn new(metrics: &Metrics) -> Self {
         Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             now: AtomicU64::default(),
             exchanges: AtomicU64::default(),
+            exchanging: tokio::sync::Mutex::default(),
             known: metrics.estimate_groups.clone(),
             forgotten: metrics.estimate_groups_forgotten.clone(),
         }
@@ -78,13 +89,15 @@ impl Estimates {
     /// `None`: too little is known, and the cold start holds.
     pub(super) fn learned(&self, learning: &Learning, group: LearnKey) -> Option<u64> {
         let now = self.now();
-        self.with(group, now, |known| known.estimate(learning.quantile, now))
+        let estimate = |entry: &Entry| entry.estimate(learning.quantile, now);
+        self.with(group, Why::Asked, estimate).flatten()
     }
 
     /// Learns what a request of this group cost in tokens.
-    pub(super) fn record(&self, group: LearnKey, cost: u64, now: Timestamp) {
-        self.tell_time(now);
-        self.with(group, now, |known| known.record(cost, now));
+    pub(super) fn record(&self, group: LearnKey, cost: u64, at: Timestamp) {
+        self.tell_time(at);
+        let now = self.now();
+        self.with(group, Why::Taught, |entry| entry.record(cost, at, now));
     }
 
     /// The store's answers tell the time, which is the same for all replicas.
@@ -99,16 +112,15 @@ impl Estimates {
     fn forget_idle(&self) {
         let now = self.now();
         for shard in &self.shards {
-            let mut shard = lock(shard);
-            let before = shard.len();
-            shard.retain(|_, entry| {
-                // The time it was used at may have been an old answer's.
-                if std::mem::take(&mut entry.touched) {
-                    entry.used = now;
-                }
-                entry.used.plus(IDLE) > now
-            });
-            self.known.sub(signed(before - shard.len()));
+            let _one_at_a_time = shard.change();
+            let mut groups = Groups::clone(&shard.groups.load());
+            let before = groups.len();
+            groups.retain(|_, entry| !entry.is_idle(IDLE, now));
+            let forgotten = before - groups.len();
+            if forgotten > 0 {
+                shard.groups.store(Arc::new(groups));
+                self.known.sub(signed(forgotten));
+            }
         }
     }
 
@@ -118,9 +130,9 @@ impl Estimates {
         let this = self.exchanges.fetch_add(1, Ordering::Relaxed) + 1;
         let mut waiting = Vec::new();
         for shard in &self.shards {
-            waiting.extend(lock(shard).iter().filter_map(|(key, entry)| {
-                let waits = entry.in_use || entry.group.has_unsent();
-                waits.then_some((entry.exchanged, *key))
+            waiting.extend(shard.groups.load().iter().filter_map(|(key, entry)| {
+                let since = entry.waits_since()?;
+                Some((since, *key))
             }));
         }
         if waiting.len() > EXCHANGED {
@@ -130,12 +142,9 @@ impl Estimates {
         waiting
             .into_iter()
             .flat_map(|(_, key)| {
-                let mut shard = self.shard(key);
-                shard.get_mut(&key).map_or_else(Vec::new, |entry| {
-                    entry.in_use = false;
-                    entry.exchanged = this;
-                    entry.group.news(key, now)
-                })
+                let groups = self.shard(key).groups.load();
+                let entry = groups.get(&key);
+                entry.map_or_else(Vec::new, |entry| entry.news(this, key, now))
             })
             .collect()
     }
@@ -143,8 +152,8 @@ impl Estimates {
     /// The store took `sent`, and told what all replicas saw.
     fn exchanged(&self, sent: &Samples, all: Sketch) {
         let now = self.now();
-        if let Some(entry) = self.shard(sent.group).get_mut(&sent.group) {
-            entry.group.exchanged(sent, all, now);
+        if let Some(entry) = self.shard(sent.group).groups.load().get(&sent.group) {
+            entry.exchanged(sent, all, now);
         }
     }
 
@@ -152,44 +161,60 @@ impl Estimates {
         Timestamp::from_micros(self.now.load(Ordering::Relaxed))
     }
 
-    fn shard(&self, group: LearnKey) -> MutexGuard<'_, Shard> {
+    fn shard(&self, group: LearnKey) -> &Shard {
         let [first, second, ..] = *group.as_bytes();
-        let shard = usize::from(u16::from_le_bytes([first, second])) % SHARDS;
-        lock(&self.shards[shard])
+        &self.shards[usize::from(u16::from_le_bytes([first, second])) % SHARDS]
     }
 
-    fn with<T>(&self, group: LearnKey, now: Timestamp, look: impl FnOnce(&mut Group) -> T) -> T {
-        let mut shard = self.shard(group);
-        if !shard.contains_key(&group) {
-            if shard.len() >= GROUPS_OF_SHARD {
-                forget_one(&mut shard);
-                self.forgotten.inc();
-                self.known.dec();
-            }
-            self.known.inc();
+    /// Looks at a group, which is made where it is not there; `None`: there is no room for it.
+    fn with<T>(&self, group: LearnKey, why: Why, look: impl FnOnce(&Entry) -> T) -> Option<T> {
+        let shard = self.shard(group);
+        if let Some(entry) = shard.groups.load().get(&group) {
+            return Some(look(entry));
         }
-        let entry = shard.entry(group).or_default();
-        entry.used = now;
-        entry.touched = true;
-        entry.in_use = true;
-        look(&mut entry.group)
+        self.make(shard, group, why).map(|entry| look(&entry))
+    }
+
+    fn make(&self, shard: &Shard, group: LearnKey, why: Why) -> Option<Arc<Entry>> {
+        let _one_at_a_time = shard.change();
+        let known = shard.groups.load();
+        if let Some(entry) = known.get(&group) {
+            return Some(Arc::clone(entry));
+        }
+        let displaced = if known.len() < GROUPS_OF_SHARD {
+            None
+        } else {
+            Some(displaced(&known, why)?)
+        };
+        let mut groups = Groups::clone(&known);
+        if let Some(displaced) = displaced {
+            groups.remove(&displaced);
+            self.forgotten.inc();
+            self.known.dec();
+        }
+        let entry = Arc::new(Entry::new(self.exchanges.load(Ordering::Relaxed)));
+        groups.insert(group, Arc::clone(&entry));
+        self.known.inc();
+        shard.groups.store(Arc::new(groups));
+        Some(entry)
     }
 }
 
-/// Forgets a group of which nothing is known, else the one that was not used for longest. So
+impl Shard {
+    fn change(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which group makes room for another one: one of which nothing is known, else the one that was not
+/// used for longest. A group that is only asked for displaces none of which something is known. So
 /// callers who invent groups, and never use any tokens in them, displace no others.
-fn forget_one(shard: &mut Shard) {
-    let least = shard
+fn displaced(groups: &Groups, why: Why) -> Option<LearnKey> {
+    groups
         .iter()
-        .min_by_key(|(_, entry)| (!entry.group.is_empty(), entry.used))
-        .map(|(key, _)| *key);
-    if let Some(key) = least {
-        shard.remove(&key);
-    }
-}
-
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
+        .filter(|(_, entry)| why == Why::Taught || !entry.is_known())
+        .min_by_key(|(_, entry)| (entry.is_known(), entry.used()))
+        .map(|(key, _)| *key)
 }
 
 fn signed(count: usize) -> i64 {

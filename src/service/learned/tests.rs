@@ -1,4 +1,4 @@
-use super::group::{ENOUGH, SLOT};
+use super::group::{ENOUGH, Group, SLOT};
 use super::*;
 use crate::limit::Sketch;
 use crate::rules::{Identity, LearnBy, Quantile};
@@ -165,7 +165,11 @@ fn groups_are_bounded_and_those_of_which_nothing_is_known_go_first() {
         assert_eq!(estimates.learned(&learning(), group(name)), None);
     }
     assert_eq!(estimates.learned(&learning(), kept), Some(20));
-    let known: usize = estimates.shards.iter().map(|shard| lock(shard).len()).sum();
+    let known: usize = estimates
+        .shards
+        .iter()
+        .map(|shard| shard.groups.load().len())
+        .sum();
     assert_eq!(known, SHARDS * GROUPS_OF_SHARD);
     assert_eq!(metrics.estimate_groups.get(), signed(known));
     let forgotten = metrics.estimate_groups_forgotten.get();
@@ -185,8 +189,50 @@ fn groups_are_bounded_and_those_of_which_nothing_is_known_go_first() {
     assert!(*oldest > 25_000, "{oldest} was kept for long");
 }
 
+#[test]
+fn a_group_that_is_only_asked_for_displaces_none_that_is_known() {
+    let (estimates, metrics) = estimates();
+    let names: Vec<u64> = (0..20_000).collect();
+    for name in &names {
+        estimates.record(group(name), 20, start());
+    }
+    let known = |name: &&u64| knows(&estimates, group(*name));
+    let kept: Vec<&u64> = names.iter().filter(known).collect();
+    assert_eq!(kept.len(), SHARDS * GROUPS_OF_SHARD);
+    let forgotten = metrics.estimate_groups_forgotten.get();
+    estimates.tell_time(start().plus(Duration::from_secs(1)));
+    for name in 100_000..110_000_u64 {
+        assert_eq!(estimates.learned(&learning(), group(name)), None);
+    }
+    assert!(kept.iter().all(known));
+    assert_eq!(metrics.estimate_groups_forgotten.get(), forgotten);
+    // One that is taught does.
+    let taught = group("taught");
+    estimates.record(taught, 20, start());
+    assert!(knows(&estimates, taught));
+    assert_eq!(metrics.estimate_groups_forgotten.get(), forgotten + 1);
+}
+
+#[test]
+fn a_decision_reads_what_was_told_and_waits_for_nobody() {
+    let entry = Entry::new(0);
+    let ask = |at| entry.estimate(Quantile::P90, at);
+    assert_eq!(ask(start()), None);
+    for _ in 0..ENOUGH {
+        entry.record(10, start(), start());
+    }
+    // Whoever holds the group keeps no decision waiting.
+    let held = entry.group();
+    assert_eq!(ask(start()), Some(10));
+    drop(held);
+    // A weight that moved is told anew.
+    let step = SLOT / 1000;
+    assert_eq!(ask(start().plus(SLOT).plus(step)), None, "20 faded");
+}
+
 fn knows(estimates: &Estimates, group: LearnKey) -> bool {
-    estimates.shard(group).contains_key(&group)
+    let groups = estimates.shard(group).groups.load();
+    groups.contains_key(&group)
 }
 
 #[test]
@@ -231,4 +277,34 @@ fn an_exchange_is_bounded_and_everybody_has_a_turn() {
         }
     }
     assert!(estimates.to_exchange().is_empty(), "nobody used any");
+}
+
+#[test]
+fn groups_that_come_between_exchanges_do_not_keep_others_waiting() {
+    let (estimates, _) = estimates();
+    let established: Vec<LearnKey> = (0..100).map(group).collect();
+    let exchange = || {
+        let sent = estimates.to_exchange();
+        for samples in &sent {
+            estimates.exchanged(samples, samples.new.clone());
+        }
+        let told = sent.iter().filter(|samples| !samples.new.is_empty());
+        told.map(|samples| samples.group).collect::<Vec<_>>()
+    };
+    for key in &established {
+        estimates.record(*key, 20, start());
+    }
+    exchange();
+    for key in &established {
+        estimates.record(*key, 20, start());
+    }
+    let mut told = std::collections::HashSet::new();
+    for round in 1..=2 {
+        for name in 0..EXCHANGED + 100 {
+            estimates.record(group(round * 10_000 + name), 20, start());
+        }
+        told.extend(exchange());
+    }
+    let waiting = established.iter().filter(|key| !told.contains(key));
+    assert_eq!(waiting.count(), 0);
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo as _,
-    Pipeline, ServerErrorKind, Value,
+    ServerErrorKind, Value,
 };
 use secrecy::ExposeSecret as _;
 
@@ -136,16 +136,6 @@ impl Link {
                 .map_err(|error| StoreError::Rejected(error.to_string())),
             Err(error) => Err(connection.failed(&error)),
         }
-    }
-
-    /// Asks for several things on the side, in one round trip.
-    pub(super) async fn ask_all<T: FromRedisValue>(
-        &self,
-        commands: &Pipeline,
-    ) -> Result<T, StoreError> {
-        let mut connection = self.connection().await?;
-        let answer = commands.query_async(&mut connection.commands).await;
-        answer.map_err(|error| connection.failed(&error))
     }
 
     fn open_connection(&self) -> Option<Connection> {

@@ -205,8 +205,12 @@ impl Redis {
         Ok(None)
     }
 
-    /// Adds samples to those of all replicas, and tells what there are, for each in their order.
-    pub async fn exchange(&self, told: &[Samples]) -> Result<Vec<Sketch>, StoreError> {
+    /// Adds samples to those of all replicas, and tells what there are, for each in their order. What
+    /// fails by itself was not added.
+    pub async fn exchange(
+        &self,
+        told: &[Samples],
+    ) -> Result<Vec<Result<Sketch, StoreError>>, StoreError> {
         samples::exchange(&self.link, &self.prefix, told).await
     }
 

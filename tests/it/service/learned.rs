@@ -150,3 +150,48 @@ async fn what_was_learned_never_makes_a_request_impossible_and_what_is_stated_co
     taken(&limiter, &small, &["small"]).await;
     assert_eq!(taken(&limiter, &small, &["small"]).await, [50]);
 }
+
+#[tokio::test]
+async fn a_limit_that_counts_otherwise_learns_anew() {
+    let rules = |cost: &str| {
+        format!(
+            "
+descriptors:
+  - key: tenant
+    limits:
+      - {{ name: tokens, rate: 1M/hour, cost: {cost}, estimate: learned, cold_start: 70 }}
+"
+        )
+    };
+    let limiter = Limiter::new(&rules("tokens"));
+    for _ in 0..ENOUGH {
+        used(&limiter, &["tenant=a"], 30).await;
+    }
+    let limits = ["tokens"];
+    assert_eq!(taken(&limiter, &["tenant=a"], &limits).await, [30]);
+    let file = format!("domain: llm\n{}", rules("{ output_tokens: 5 }"));
+    limiter.install(&[&file]);
+    assert_eq!(taken(&limiter, &["tenant=a"], &limits).await, [70]);
+    // What each request costs besides is no part of what is learned.
+    let measures = ["input", "cache_read", "cache_write", "output"];
+    let weights: String = measures.map(|name| format!(", {name}_tokens: 1")).concat();
+    let cost = format!("{{ requests: 4{weights} }}");
+    let file = format!("domain: llm\n{}", rules(&cost));
+    limiter.install(&[&file]);
+    assert_eq!(taken(&limiter, &["tenant=a"], &limits).await, [34]);
+}
+
+#[tokio::test]
+async fn usage_that_costs_a_limit_nothing_is_an_example_and_no_usage_is_none() {
+    let limiter = Limiter::new(RULES);
+    let limits = ["tokens", "weighted"];
+    let descriptors = ["tenant=a", "model=m"];
+    let all_input =
+        |tokens: u64| format!("tollgate.input_tokens={tokens} tollgate.output_tokens=0");
+    for tokens in std::iter::repeat_n(30, 20).chain([0; 100]) {
+        let (id, _) = ask(&limiter, &descriptors, &[]).await;
+        report(&limiter, &id, &all_input(tokens)).await;
+    }
+    // `weighted` counts answers only, and all of them were empty.
+    assert_eq!(taken(&limiter, &descriptors, &limits).await, [30, 10]);
+}

@@ -12,6 +12,9 @@ descriptors:
     limits:
       - { name: requests, rate: 2/hour }
       - { name: tokens, rate: 10k/hour, cost: tokens, estimate: 800 }
+  - key: learns
+    limits:
+      - { name: learned, rate: 1M/year, cost: tokens, estimate: learned, cold_start: 700 }
   - key: theirs
     rate_limit: { unit: hour, requests_per_unit: 2 }
 ";
@@ -128,4 +131,76 @@ async fn a_report_is_not_taken_for_a_try_of_its_admission() {
     ask(&limiter, "k=a @31", "x-1").await;
     ask(&limiter, "k=a tollgate.phase=report @31", "x-1").await;
     assert_eq!(limiter.level("k=a", "tokens").await, 10_000 - 62);
+}
+
+#[tokio::test]
+async fn an_estimate_that_moved_since_the_first_try_makes_it_no_other_request() {
+    let limiter = Limiter::new(RULES);
+    let first = ask(&limiter, "learns=a", "x-1").await;
+    assert_eq!(metadata(&first, "reserved"), Some("700"));
+    for n in 0..20 {
+        let request_id = format!("other-{n}");
+        let answer = ask(&limiter, "learns=a", &request_id).await;
+        let id = metadata(&answer, "reservation").expect("a reservation");
+        limiter
+            .ask(&[&format!("tollgate.phase=report tollgate.id={id} @30")])
+            .await;
+    }
+    let level = limiter.level("learns=a", "learned").await;
+    assert_eq!(level, 1_000_000 - 700 - 20 * 30);
+    let opened = limiter.series("tollgate_reservations_opened_total");
+
+    let second = ask(&limiter, "learns=a", "x-1").await;
+    assert_eq!(
+        metadata(&second, "reservation"),
+        metadata(&first, "reservation")
+    );
+    assert_eq!(limiter.level("learns=a", "learned").await, level);
+    assert_eq!(
+        limiter.series("tollgate_reservations_opened_total"),
+        opened,
+        "no second reservation"
+    );
+    // What the request itself says is another matter: another filter asks for something else.
+    ask(&limiter, "learns=a tollgate.input_tokens=50", "x-1").await;
+    ask(&limiter, "learns=a tollgate.input_tokens=60", "x-1").await;
+    assert_eq!(
+        limiter.level("learns=a", "learned").await,
+        level - 50 - 60,
+        "both were charged, and the estimate is below them"
+    );
+}
+
+#[tokio::test]
+async fn reports_on_one_request_count_once_whatever_each_found() {
+    let limiter = Limiter::new(RULES);
+    let report = |tokens: u64| format!("k=a tollgate.phase=report tollgate.output_tokens={tokens}");
+    ask(&limiter, &report(0), "x-1").await;
+    ask(&limiter, &report(812), "x-1").await;
+    ask(&limiter, &report(790), "x-1").await;
+    assert_eq!(limiter.level("k=a", "tokens").await, 10_000 - 812);
+
+    // The same buckets in whatever order, each charged; and buckets of another filter.
+    let of = |descriptors: &[&'static str]| Request {
+        request_id: Some("x-2"),
+        ..request(descriptors)
+    };
+    let [k, learns] = [
+        "k=a tollgate.phase=report tollgate.output_tokens=5",
+        "learns=a",
+    ];
+    limiter.answer(&of(&[k, learns])).await;
+    limiter.answer(&of(&[learns, k])).await;
+    assert_eq!(limiter.level("k=a", "tokens").await, 10_000 - 817);
+    assert_eq!(limiter.level("learns=a", "learned").await, 999_995);
+    limiter.answer(&of(&[k])).await;
+    assert_eq!(limiter.level("k=a", "tokens").await, 10_000 - 822);
+}
+
+#[tokio::test]
+async fn a_report_that_gives_back_is_not_taken_for_one_that_charged() {
+    let limiter = Limiter::new(RULES);
+    ask(&limiter, "k=a tollgate.phase=report @31", "x-1").await;
+    ask(&limiter, "k=a tollgate.phase=report @-11", "x-1").await;
+    assert_eq!(limiter.level("k=a", "tokens").await, 10_000 - 20);
 }
