@@ -6,6 +6,7 @@ mod decisions;
 mod endings;
 mod held;
 mod reservations;
+mod streams;
 mod time;
 
 /// Makes a test of each case for each store.
