@@ -13,7 +13,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::served::run;
+use crate::support::served::{Tollgate, run};
 
 const TOLLGATE_IN_ISTIO: &str = "outbound|8081||tollgate.tollgate.svc.cluster.local";
 
@@ -191,4 +191,18 @@ fn merge(into: &mut Value, from: &Value) {
         (Value::Array(into), Value::Array(from)) => into.extend(from.iter().cloned()),
         (into, from) => *into = from.clone(),
     }
+}
+
+#[test]
+fn the_calls_of_our_api_do_what_they_say() {
+    let tollgate = Tollgate::serve(&[]);
+    let calls = top().join("examples/api/calls.py");
+    let done = Command::new("python3")
+        .arg(calls)
+        .arg(tollgate.http.to_string())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{done:?}");
+    assert!(told.ends_with("all as expected\n"), "{told}");
 }
