@@ -257,8 +257,8 @@ end
 -- A reservation's value: its state, when it expires, when it was made, and the charges. States:
 -- o = open, p = open, and was told what was used so far, q = open but only to tell a retry (no
 -- report will come, so it is not counted), s = settled, x = released, r = reported before its
--- admission came, m = ended by a report without usage. O, P and Q are o, p and q that a retry was
--- let in on.
+-- admission came, m = ended by a report that did not find all usage. O, P and Q are o, p and q that
+-- a retry was let in on.
 --
 -- One that was open until it expired is late for as long again: a report still settles it.
 local function held(key)
@@ -273,9 +273,10 @@ local function held(key)
   return nil
 end
 
+-- Writes a reservation that is open; it is known until it is late no more.
 local function keep(key, state, expires, made, record)
   local lifetime = expires - now
-  if state:lower() ~= 'q' then lifetime = lifetime + expires - made end
+  if state ~= 'q' then lifetime = lifetime + expires - made end
   call('SET', key, pack('<c1dd', state, expires, made) .. record, 'PX', milliseconds(lifetime))
 end
 
@@ -306,15 +307,15 @@ local function decide()
   read_charges(count)
   local peek, holds, fresh = flags % 2 == 1, flags % 4 >= 2, flags % 8 >= 4
   local open = flags >= 8 and 'q' or 'o'
-  local hold_key, lifetime, record, late
+  local hold_key, lifetime, record, reported
   local verdict = 'A'
   if holds then
     local hold
     hold, lifetime, record, position = unpack_struct('<HdI4c0', operations, position)
     hold_key = KEYS[plain_count + bucket_count + hold]
     if not fresh then
-      local state, is_late = held(hold_key)
-      if state and not is_late and state ~= 'r' and state ~= 'x' then
+      local state, late = held(hold_key)
+      if state and not late and state ~= 'r' and state ~= 'x' then
         verdict = 'P'
         peek = true
         if state ~= 's' and state ~= 'm' then call('SETRANGE', hold_key, 0, state:upper()) end
@@ -326,7 +327,7 @@ local function decide()
             effect[c], amount[c] = 2, unpack_struct('<d', record, 3 + (c - 1) * 91 + 47)
           end
         end
-        late = true
+        reported = true
       end
     end
   end
@@ -375,7 +376,7 @@ local function decide()
     say(pack('<dd', fits[c] and s or -s - 1, fraction_after[c]))
     dirty[slot[c]] = true
   end
-  if late then
+  if reported then
     close(hold_key, 's', lifetime, now, '')
   elseif holds then
     for c = 1, count do
