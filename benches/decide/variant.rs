@@ -143,12 +143,17 @@ impl Running {
             self.tenants.verify(client.clone()).await?;
         }
         if let Some(redis) = &self.redis {
-            let buckets: usize = redis::cmd("DBSIZE")
+            let (command, key) = match self.expected() {
+                Expected::Charged => ("HLEN", Some("tollgate:buckets")),
+                Expected::Nothing => ("DBSIZE", None),
+            };
+            let buckets: usize = redis::cmd(command)
+                .arg(key)
                 .query(&mut redis::Client::open(redis.url.as_str())?.get_connection()?)?;
             let seen = self.tenants.seen();
             ensure!(
                 buckets >= seen,
-                "{buckets} keys in Redis after {seen} tenants were charged"
+                "{buckets} buckets in Redis after {seen} tenants were charged"
             );
         }
         Ok(())

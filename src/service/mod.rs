@@ -184,8 +184,8 @@ impl Service {
             Err(error) => self.store_failed(&error),
         }
         self.look_at_budgets().await;
-        if let Store::Memory(memory) = &self.0.store {
-            memory.forget_full();
+        if let Err(error) = self.0.store.forget_full().await {
+            self.store_failed(&error);
         }
     }
 

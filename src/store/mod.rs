@@ -234,6 +234,18 @@ impl Store {
         }
     }
 
+    /// Forgets buckets that are full again; some of them, where that takes long. To be called every
+    /// few seconds.
+    pub async fn forget_full(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Memory(memory) => {
+                memory.forget_full();
+                Ok(())
+            }
+            Self::Redis(redis) => redis.forget_full().await,
+        }
+    }
+
     /// What open reservations hold of each of these buckets; `None` where there are too many
     /// reservations to look at. Looks at every one of them: for people, not for decisions.
     pub async fn held(&self, keys: &[BucketKey]) -> Result<Option<Vec<Held>>, StoreError> {

@@ -1,16 +1,19 @@
 //! A call of the script: operations in, keys and arguments out.
 
+use std::fmt::Write as _;
+
 use hashbrown::HashMap;
 
 use super::codec::{put_count, put_number, put_signed};
 use super::record;
-use super::script::{Operation, open_holds_key};
+use super::script::{Operation, buckets_key, holds_prefix, open_holds_key};
 use crate::limit::{self, Effect, Limit, Mode, Settlement, Timestamp, Usage};
 use crate::rules::BucketKey;
 use crate::store::{Admission, Charge, Ending, HoldKey};
 
-/// The most distinct keys in one call: Lua's stack holds 8,000 values.
-pub(super) const MAX_KEYS: usize = 4000;
+/// The most distinct buckets in one call: Lua's stack holds 8,000 values, and each is written with
+/// its state.
+pub(super) const MAX_KEYS: usize = 3000;
 
 /// A call being put together. Reused from call to call, so that its tables keep their memory.
 ///
@@ -93,33 +96,31 @@ impl Call {
         mut argument: impl FnMut(&[u8]),
     ) -> Places {
         let places = self.sort_plain();
-        let buckets = self.plain_names.len() + self.bucket_names.len();
-        let key_count = buckets + self.hold_names.len() + 1;
-        argument(key_count.to_string().as_bytes());
-        let mut name = String::with_capacity(prefix.len() + 24);
-        for key in self.plain_names.iter().chain(&self.bucket_names) {
-            write_name(&mut name, prefix, "b:", key);
-            argument(name.as_bytes());
-        }
-        for key in &self.hold_names {
-            write_name(&mut name, prefix, "h:", key);
-            argument(name.as_bytes());
-        }
+        argument((self.hold_names.len() + 2).to_string().as_bytes());
+        argument(buckets_key(prefix).as_bytes());
         argument(open_holds_key(prefix).as_bytes());
+        let mut name = holds_prefix(prefix);
+        let prefix_length = name.len();
+        for key in &self.hold_names {
+            name.truncate(prefix_length);
+            write!(name, "{key}").unwrap_or_default(); // Writing to a string cannot fail.
+            argument(name.as_bytes());
+        }
 
-        let bucket_prefix = format!("{prefix}b:");
-        let mut header = Vec::with_capacity(self.limit_bytes.len() + 16);
+        let mut header = Vec::with_capacity(self.limit_bytes.len() + 6);
         put_count(&mut header, self.plain_names.len());
         put_count(&mut header, self.bucket_names.len());
-        header.push(u8::try_from(bucket_prefix.len()).unwrap_or(u8::MAX));
-        header.extend_from_slice(bucket_prefix.as_bytes());
         put_count(&mut header, self.limits.len());
         header.extend_from_slice(&self.limit_bytes);
         argument(&header);
         argument(&self.plain_bytes);
         argument(&self.operation_bytes);
-        if let Some(time) = time {
-            argument(time.as_micros().to_string().as_bytes());
+        match time {
+            Some(time) => argument(time.as_micros().to_string().as_bytes()),
+            None => argument(b""),
+        }
+        for key in self.plain_names.iter().chain(&self.bucket_names) {
+            argument(key.as_bytes());
         }
         places
     }
@@ -281,12 +282,6 @@ fn put_amounts(out: &mut Vec<u8>, charge: &limit::Charge) {
         Some(threshold) => put_number(out, threshold),
         None => put_signed(out, -1),
     }
-}
-
-fn write_name(name: &mut String, prefix: &str, kind: &str, key: &impl std::fmt::Display) {
-    use std::fmt::Write as _;
-    name.clear();
-    write!(name, "{prefix}{kind}{key}").unwrap_or_default(); // Writing to a string cannot fail.
 }
 
 fn micros(duration: std::time::Duration) -> u64 {

@@ -5,7 +5,7 @@
 //! way are sent together as the next one (`batch.rs`): under load many cost one round trip, and
 //! when idle none waits.
 //!
-//! What it needs: Redis 6 or newer (`KEEPTTL`, RESP3) or any Valkey, and a `maxmemory-policy` that
+//! What it needs: Redis 6 or newer (RESP3) or any Valkey, and a `maxmemory-policy` that
 //! evicts nothing: an evicted bucket is a full one.
 
 mod answers;
@@ -16,6 +16,7 @@ mod connection;
 mod record;
 mod samples;
 mod script;
+mod sweep;
 
 use std::fmt;
 use std::sync::Arc;
@@ -168,6 +169,13 @@ impl Redis {
             newly_unreported,
             newly_cut_short,
         })
+    }
+
+    /// Forgets buckets that are full again, as far as that is due: each is forgotten within ten minutes
+    /// of the time when it may be, if some replica calls this every few seconds.
+    pub async fn forget_full(&self) -> Result<(), StoreError> {
+        let time = self.clock.as_ref().map(ManualClock::now);
+        sweep::sweep(&self.link, &self.prefix, time).await
     }
 
     /// What open reservations hold of each of these buckets; `None` where there are too many

@@ -1,13 +1,13 @@
 //! How a reservation is written in Redis. The script reads the charges; the texts behind them are
 //! for us.
 //!
-//! A count of two bytes, then 91 bytes a charge, then the domain and each charge's label, each
+//! A count of two bytes, then 85 bytes a charge, then the domain and each charge's label, each
 //! after its length in two bytes. Where a limit learns, there follows for each charge a byte: 0, or
 //! 1 and the 16 bytes of its group. All little-endian. A charge:
 //!
 //! | bytes | |
 //! |---|---|
-//! | 22 | the bucket's key |
+//! | 16 | the bucket's key |
 //! | 1 | flags: 1 fixed window, 2 charge when over, 4 settled by an earlier charge, 8 missing usage releases, 16 oversize when full, 32 zero passes at zero, 64 calendar window |
 //! | 5 × 8 | doubles: numerator and denominator of the rate, amount, fixed part, period; of a calendar window, its start and end, amount, fixed part, length of the next one |
 //! | 4 × 4 | the weights of the token measures, in thousandths |
@@ -15,9 +15,6 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::super::{Record, RecordedCharge};
 use super::codec::{Malformed, Reader, put_count, put_number};
@@ -87,7 +84,7 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
                 flags |= flag;
             }
         }
-        out.extend_from_slice(key.to_string().as_bytes());
+        out.extend_from_slice(key.as_bytes());
         out.push(flags);
         let [first, second, third] = limit_times(&held.limit);
         for number in [first, second, held.amount, held.fixed, third] {
@@ -159,11 +156,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, Malformed> {
 }
 
 fn decode_charge(reader: &mut Reader<'_>) -> Result<RecordedCharge, Malformed> {
-    let mut key = [0; 16];
-    let decoded = URL_SAFE_NO_PAD
-        .decode(reader.bytes(22)?)
-        .map_err(|_| Malformed)?;
-    key.copy_from_slice(decoded.get(..16).ok_or(Malformed)?);
+    let key = BucketKey::from_bytes(reader.array()?);
     let flags = reader.byte()?;
     let times = [reader.number()?, reader.number()?];
     let amount = reader.number()?;
@@ -215,7 +208,7 @@ fn decode_charge(reader: &mut Reader<'_>) -> Result<RecordedCharge, Malformed> {
         },
     };
     Ok(RecordedCharge {
-        key: BucketKey::from_bytes(key),
+        key,
         label: Arc::from(""),
         held: HeldCharge {
             limit,

@@ -1,33 +1,32 @@
 -- Many operations, decided in their order, in one call: what limit::decide and HeldCharge say,
 -- said again for the place where the state is. A property test holds the two equal.
 --
--- KEYS[1 .. P]     buckets of plain charges, each once
--- KEYS[ .. P+B]    buckets of the other operations, each once; a bucket may be in both parts
--- KEYS[ .. ]       reservations, each once; the last key counts the open ones
--- ARGV[1]          P and B; prefix of bucket keys; the distinct limits
+-- KEYS[1]          the hash of all buckets
+-- KEYS[2]          the hash that counts open reservations
+-- KEYS[3 .. ]      reservations, each once
+-- ARGV[1]          P and B; the distinct limits
 -- ARGV[2]          the plain charges, bucket by bucket
 -- ARGV[3]          the other operations
--- ARGV[4]          the time in microseconds; absent: this server's
+-- ARGV[4]          the time in microseconds; empty: this server's
+-- ARGV[5 .. 4+P]   buckets of plain charges, each once
+-- ARGV[ .. 4+P+B]  buckets of the other operations, each once; a bucket may be in both parts
 --
 -- Returns one string: the time, then each operation's answer, plain ones first. Numbers are
 -- little-endian doubles, all of them integers below 2^53, so that every sum is exact.
 --
--- What costs here is each redis.call, then every table and closure that is made. So a bucket is
--- read and written once by each part, and what plain charges do not need is made when other
--- operations come.
+-- What costs here is each redis.call, then every table and closure that is made. So all buckets of
+-- a part are read by one call and written by one, and what plain charges do not need is made when
+-- other operations come.
 
 local unpack_struct, pack, floor, call = struct.unpack, struct.pack, math.floor, redis.call
-local format = string.format
 local EXACT = 9007199254740992
 local MAX_SPENT = 4000000000000000
--- The longest a bucket is remembered after its last charge: a debt at a rate of nearly nothing
--- would need an expiry that Redis refuses.
+-- The longest a bucket is remembered after its last charge, even with a debt at a rate of nearly
+-- nothing.
 local CENTURY = 3155760000000000
 
-local now = ARGV[4]
-if now then
-  now = tonumber(now)
-else
+local now = tonumber(ARGV[4])
+if not now then
   local time = call('TIME')
   now = time[1] * 1000000 + time[2]
 end
@@ -35,7 +34,7 @@ end
 -- A limit: flags (1 = fixed window, 2 = charge when over, 64 = by a calendar), numerator,
 -- denominator, period; of a calendar window its start, its end, and the length of the next one.
 local header = ARGV[1]
-local plain_count, bucket_count, prefix, limit_count, at_byte = unpack_struct('<HHBc0H', header)
+local plain_count, bucket_count, limit_count, at_byte = unpack_struct('<HHH', header)
 local limits = {}
 for l = 1, limit_count do
   local flags, numerator, denominator, period
@@ -112,17 +111,19 @@ local function charged(spent, fraction, amount)
   return spent, fraction
 end
 
--- An argument for PX. A number would be written by a costlier way.
-local function milliseconds(lifetime)
-  return format('%d', floor(lifetime / 1000) + 1)
-end
+-- Buckets to write, each followed by its state, and those to forget.
+local buckets = KEYS[1]
+local written, put, forgotten, dropped = {}, 0, {}, 0
 
 -- Writes a bucket that was changed; one that was only looked at comes with what is `stored`.
--- `lives` says until when its key lives, zero that there is none.
-local function write(key, spent, fraction, at, lives, limit, stored)
+-- `lives` says until when it is remembered, zero that it is not.
+local function write(name, spent, fraction, at, lives, limit, stored)
   if spent == 0 then
     -- A full bucket is what a missing one is.
-    if lives > 0 and not stored then call('DEL', key) end
+    if lives > 0 and not stored then
+      dropped = dropped + 1
+      forgotten[dropped] = name
+    end
     return
   end
   local full_in
@@ -133,18 +134,24 @@ local function write(key, spent, fraction, at, lives, limit, stored)
     full_in = spent * limit[3] / limit[2]
   end
   if full_in > CENTURY then full_in = CENTURY end
+  local state
   if now + full_in > lives then
-    -- Twice as long as needed, so that a busy bucket's expiry moves rarely.
-    local lifetime = floor(full_in * 2) + 60000000
-    lives = now + lifetime
+    -- Longer than needed, because the rate may be lowered before the next charge.
+    lives = now + floor(full_in * 2) + 60000000
     -- One that was only looked at has to live longer where its rate was lowered; the refill counts
     -- again, by the rate of then.
-    local state = stored and stored:sub(1, 24) .. pack('<d', lives)
-      or pack('<dddd', spent, fraction, at, lives)
-    call('SET', key, state, 'PX', milliseconds(lifetime))
-  elseif not stored then
-    call('SET', key, pack('<dddd', spent, fraction, at, lives), 'KEEPTTL')
+    if stored then state = stored:sub(1, 24) .. pack('<d', lives) end
+  elseif stored then
+    return
   end
+  written[put + 1] = name
+  put = put + 2
+  written[put] = state or pack('<dddd', spent, fraction, at, lives)
+end
+
+local function write_all()
+  if put > 0 then call('HSET', buckets, unpack(written, 1, put)) end
+  if dropped > 0 then call('HDEL', buckets, unpack(forgotten, 1, dropped)) end
 end
 
 local answer = { pack('<d', now) }
@@ -154,7 +161,7 @@ local told = 1
 -- each the effect (0 enforce, 1 quota, 2 record, 3 shadow), amount and threshold. Whether the
 -- operation was refused follows from whether its charge fits.
 if plain_count > 0 then
-  local values = call('MGET', unpack(KEYS, 1, plain_count))
+  local values = call('HMGET', buckets, unpack(ARGV, 5, 4 + plain_count))
   local charges, position = ARGV[2], 1
   for i = 1, plain_count do
     local spent, fraction, at, lives = 0, 0, 0, 0
@@ -180,8 +187,9 @@ if plain_count > 0 then
       told = told + 1
       answer[told] = pack('<dd', fits and spent or -spent - 1, fraction)
     end
-    write(KEYS[i], spent, fraction, at, lives, limit, not dirty and value)
+    write(ARGV[4 + i], spent, fraction, at, lives, limit, not dirty and value)
   end
+  write_all()
 end
 
 local operations = ARGV[3]
@@ -209,11 +217,12 @@ local function load(i, key, value)
 end
 
 if bucket_count > 0 then
-  local values = call('MGET', unpack(KEYS, plain_count + 1, plain_count + bucket_count))
-  for i = 1, bucket_count do load(i, KEYS[plain_count + i], values[i]) end
+  local first = 5 + plain_count
+  local values = call('HMGET', buckets, unpack(ARGV, first, first + bucket_count - 1))
+  for i = 1, bucket_count do load(i, ARGV[first + i - 1], values[i]) end
 end
 
--- The bucket of a reservation, which need not be among KEYS.
+-- The bucket of a reservation, which need not be among ARGV.
 local function slot_of(key)
   if not slots then
     slots = {}
@@ -222,7 +231,7 @@ local function slot_of(key)
   local i = slots[key]
   if not i then
     i = #name + 1
-    load(i, key, call('GET', key))
+    load(i, key, call('HGET', buckets, key))
     slots[key] = i
   end
   return i
@@ -246,10 +255,9 @@ local function tell(fits, i)
 end
 
 -- Open reservations are counted by the minute in which they expire.
-local open_key = KEYS[#KEYS]
 local opened = {}
 local function count_open(expires, state, by)
-  local minute = format('%d', floor(expires / 60000000))
+  local minute = string.format('%d', floor(expires / 60000000))
   if state == 'p' then minute = minute .. 'p' end
   opened[minute] = (opened[minute] or 0) + by
 end
@@ -271,6 +279,11 @@ local function held(key)
     if known then return lower, late, expires, made, value, state ~= lower end
   end
   return nil
+end
+
+-- An argument for PX. A number would be written by a costlier way.
+local function milliseconds(lifetime)
+  return string.format('%d', floor(lifetime / 1000) + 1)
 end
 
 -- Writes a reservation that is open; it is known until it is late no more.
@@ -312,7 +325,7 @@ local function decide()
   if holds then
     local hold
     hold, lifetime, record, position = unpack_struct('<HdI4c0', operations, position)
-    hold_key = KEYS[plain_count + bucket_count + hold]
+    hold_key = KEYS[2 + hold]
     if not fresh then
       local state, late = held(hold_key)
       if state and not late and state ~= 'r' and state ~= 'x' then
@@ -321,10 +334,10 @@ local function decide()
         if state ~= 's' and state ~= 'm' then call('SETRANGE', hold_key, 0, state:upper()) end
       elseif state == 'r' then
         -- What was used is charged already; the request itself, the fixed part, is not. It
-        -- follows the first 47 bytes of a held charge.
+        -- follows the first 41 bytes of a held charge.
         for c = 1, count do
           if effect[c] >= 8 then
-            effect[c], amount[c] = 2, unpack_struct('<d', record, 3 + (c - 1) * 91 + 47)
+            effect[c], amount[c] = 2, unpack_struct('<d', record, 3 + (c - 1) * 85 + 41)
           end
         end
         reported = true
@@ -382,8 +395,8 @@ local function decide()
     for c = 1, count do
       if not fits[c] and not over(limit[c]) then
         -- Not charged (it was only told): nothing to give back. The amount follows the
-        -- first 39 of the 91 bytes of a held charge; all of them follow a count of two bytes.
-        local from = 2 + (c - 1) * 91 + 39
+        -- first 33 of the 85 bytes of a held charge; all of them follow a count of two bytes.
+        local from = 2 + (c - 1) * 85 + 33
         record = record:sub(1, from) .. pack('<d', 0) .. record:sub(from + 9)
       end
     end
@@ -401,7 +414,7 @@ local function settle()
   hold, lifetime, kind, c1, c2, c3, c4, count, position =
     unpack_struct('<HdBddddH', operations, position)
   read_charges(count)
-  local hold_key = KEYS[plain_count + bucket_count + hold]
+  local hold_key = KEYS[2 + hold]
   local state, late, expires, made, value, retried = held(hold_key)
   if not state then
     if count == 0 or kind == 5 then
@@ -433,7 +446,7 @@ local function settle()
   for c = 1, charges do
     local key, flags, numerator, denominator, last, fixed, period, w1, w2, w3, w4
     key, flags, numerator, denominator, last, fixed, period, w1, w2, w3, w4, byte =
-      unpack_struct('<c22BdddddI4I4I4I4xxxxxxxxxxxx', value, byte)
+      unpack_struct('<c16BdddddI4I4I4I4xxxxxxxxxxxx', value, byte)
     limit_count = limit_count + 1
     limits[limit_count] = { flags, numerator, denominator, period }
     local again, gives_back = flags % 8 >= 4, flags % 16 >= 8
@@ -458,7 +471,7 @@ local function settle()
     elseif kind == 2 and tokens and gives_back then
       final = fixed
     end
-    local i = slot_of(prefix .. key)
+    local i = slot_of(key)
     refill(i, limit_count)
     local correction = final - last
     if correction < 0 and flags % 2 == 1 and window(limits[limit_count], now) > made then
@@ -471,13 +484,13 @@ local function settle()
     if kind == 2 or kind == 5 or kind == 6 then
       -- It is remembered still: with what is charged now. What was told so far is not given back
       -- by a report without usage.
-      local from = 2 + (c - 1) * 91
+      local from = 2 + (c - 1) * 85
       if kind == 5 and gives_back then
-        record = record:sub(1, from + 22) .. pack('B', flags - 8) .. record:sub(from + 24)
+        record = record:sub(1, from + 16) .. pack('B', flags - 8) .. record:sub(from + 18)
       end
       if correction ~= 0 then
         local charged_now = pack('<d', last + correction)
-        record = record:sub(1, from + 39) .. charged_now .. record:sub(from + 48)
+        record = record:sub(1, from + 33) .. charged_now .. record:sub(from + 42)
       end
     end
   end
@@ -502,6 +515,7 @@ while position <= #operations do
   if operation == 1 then decide() else settle() end
 end
 
+put, dropped = 0, 0
 for i = 1, #name do
   local l = held_to[i]
   if l then
@@ -509,9 +523,10 @@ for i = 1, #name do
     write(name[i], spent[i], fraction[i], at[i], lives[i], limits[l], looked_at)
   end
 end
+write_all()
 
 for minute, by in pairs(opened) do
-  if by ~= 0 then call('HINCRBY', open_key, minute, by) end
+  if by ~= 0 then call('HINCRBY', KEYS[2], minute, by) end
 end
 
 return table.concat(answer)

@@ -38,6 +38,16 @@ pub(super) fn holds_prefix(prefix: &str) -> String {
     format!("{prefix}h:")
 }
 
+/// The key of the hash of all buckets.
+pub(super) fn buckets_key(prefix: &str) -> String {
+    format!("{prefix}buckets")
+}
+
+/// The key under which it is remembered how far the buckets were looked through.
+pub(super) fn sweep_key(prefix: &str) -> String {
+    format!("{prefix}sweep")
+}
+
 /// The key under which open reservations are counted.
 pub(super) fn open_holds_key(prefix: &str) -> String {
     format!("{prefix}holds")

@@ -109,7 +109,7 @@ impl Fixture {
         match (&self.store, &self.redis) {
             (Store::Memory(memory), _) => memory.bucket_count(),
             (Store::Redis(_), Some((server, options))) => {
-                server.keys(&format!("{}b:", options.prefix)).len()
+                server.command(&["HLEN", &format!("{}buckets", options.prefix)])
             }
             (Store::Redis(_), None) => 0,
         }
@@ -118,12 +118,13 @@ impl Fixture {
     /// How long Redis will remember the bucket `name`; `None` if it does not know it.
     pub(super) fn bucket_lifetime(&self, name: &str) -> Option<Duration> {
         let (server, options) = self.redis.as_ref()?;
-        let key = format!("{}b:{}", options.prefix, key(name));
-        match server.command::<i64>(&["PTTL", &key]) {
-            -2 => None,
-            -1 => Some(Duration::MAX / 2),
-            left => Some(Duration::from_millis(u64::try_from(left).unwrap())),
-        }
+        let buckets = format!("{}buckets", options.prefix);
+        let mut command = ::redis::cmd("HGET");
+        command.arg(buckets).arg(key(name).as_bytes());
+        let state: Option<Vec<u8>> = server.ask(&command);
+        let until = f64::from_le_bytes(state?[24..].try_into().unwrap());
+        let left = until - self.clock.now().as_micros() as f64;
+        Some(Duration::from_secs_f64(left.max(0.0) / 1e6))
     }
 
     /// Applies charges.

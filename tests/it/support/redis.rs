@@ -73,13 +73,17 @@ impl RedisServer {
 
     /// Runs a command.
     pub(crate) fn command<T: FromRedisValue>(&self, arguments: &[&str]) -> T {
+        let (name, arguments) = arguments.split_first().expect("a command");
+        self.ask(redis::cmd(name).arg(arguments))
+    }
+
+    /// The answer to `command`, which may have any bytes.
+    pub(crate) fn ask<T: FromRedisValue>(&self, command: &redis::Cmd) -> T {
         let client = redis::Client::open(self.url()).unwrap();
         let mut connection = client.get_connection().expect("a connection to redis");
-        let (name, arguments) = arguments.split_first().expect("a command");
-        redis::cmd(name)
-            .arg(arguments)
+        command
             .query(&mut connection)
-            .unwrap_or_else(|error| panic!("{name} failed: {error}"))
+            .unwrap_or_else(|error| panic!("{command:?} failed: {error}"))
     }
 
     /// All keys that start with `prefix`.

@@ -101,7 +101,7 @@ async fn a_call_carries_no_more_keys_than_the_script_takes() {
     for decision in in_order(asks).await {
         assert_eq!(decision.verdict, Verdict::Admitted);
     }
-    assert_eq!(calls.operations(), [4, 4]);
+    assert_eq!(calls.operations(), [3, 3, 2]);
     assert_eq!(fixture.bucket_count(), 8 * 999);
 }
 

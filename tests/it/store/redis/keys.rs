@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tollgate::limit::{Mode, Usage};
-use tollgate::store::{EndResult, Hold, HoldCounts};
+use tollgate::limit::{Limit, Mode, Usage};
+use tollgate::store::{Charge, EndResult, Hold, HoldCounts};
 
 use super::eventually;
 use crate::store::fixture::{
-    Fixture, LIFETIME, MINUTE, Vary as _, charge, fixed_window, reservation, token_bucket, tokens,
+    Fixture, LIFETIME, MINUTE, SECOND, Vary as _, charge, fixed_window, reservation, token_bucket,
+    tokens,
 };
 use crate::support::redis::RedisServer;
 use crate::support::tasks::in_order;
 
 #[tokio::test]
-async fn every_key_expires_and_no_sooner_than_it_may() {
+async fn everything_is_remembered_for_as_long_as_it_may_matter() {
     let fixture = Fixture::redis();
     let limits = [token_bucket(10, MINUTE, 100), fixed_window(100, MINUTE)];
     for id in ["open", "settled", "released"] {
@@ -34,17 +35,23 @@ async fn every_key_expires_and_no_sooner_than_it_may() {
         ));
     }
     lifetimes.sort_unstable();
+    for bucket in ["b", "a"] {
+        let left = fixture.bucket_lifetime(bucket).unwrap();
+        lifetimes.push((bucket.to_owned(), left));
+    }
     let bounds = [
-        // The window ends in a minute: at most doubled, and a minute more.
-        ("b", MINUTE, 3 * MINUTE),
-        // 40 are spent and were 90, which come back in nine minutes.
-        ("b", 4 * MINUTE, 19 * MINUTE),
+        // The hash of the buckets stays; its fields are swept.
+        ("buckets", Duration::ZERO, Duration::ZERO),
         ("h", LIFETIME, LIFETIME),
         ("h", LIFETIME, LIFETIME),
         // The open one, and then late for as long again.
         ("h", 2 * LIFETIME, 2 * LIFETIME),
         // The count of the open ones stays; its fields go when it is read.
         ("holds", Duration::ZERO, Duration::ZERO),
+        // The window ends in a minute: at most doubled, and a minute more.
+        ("b", MINUTE, 3 * MINUTE),
+        // 40 are spent and were 90, which come back in nine minutes.
+        ("a", 4 * MINUTE, 19 * MINUTE),
     ];
     assert_eq!(lifetimes.len(), bounds.len());
     for ((kind, left), (expected, least, most)) in lifetimes.iter().zip(bounds) {
@@ -70,7 +77,8 @@ async fn many_buckets_and_reservations_come_and_go() {
     )
     .await;
     assert_eq!(fixture.bucket_count(), MANY);
-    assert_eq!(server.keys(fixture.prefix()).len(), 2 * MANY + 1);
+    // And the buckets' hash, and the count of open reservations.
+    assert_eq!(server.keys(fixture.prefix()).len(), MANY + 2);
     let full = server.memory_used();
     in_order(
         names
@@ -124,4 +132,70 @@ async fn an_ended_reservation_is_forgotten_by_the_servers_own_clock() {
         fixture.server().keys(&prefix).is_empty()
     })
     .await;
+}
+
+/// Buckets to be forgotten: more than one step looks at, and more than Redis packs into one list.
+const SWEPT: usize = 700;
+
+async fn charge_each(fixture: &Fixture, limit: Limit) {
+    let names = (0..SWEPT).map(|name| name.to_string());
+    let charges: Vec<Charge> = names.map(|name| charge(&name, limit, 1)).collect();
+    fixture.charge(charges).await;
+}
+
+#[tokio::test]
+async fn buckets_that_are_full_again_are_swept_within_ten_minutes() {
+    let fixture = Fixture::redis();
+    charge_each(&fixture, token_bucket(1, SECOND, 10)).await;
+    let lasting = charge("lasting", token_bucket(1, MINUTE, 1000), 1000);
+    fixture.charge([lasting]).await;
+    // Begins a pass.
+    fixture.store.forget_full().await.unwrap();
+    assert_eq!(fixture.bucket_count(), SWEPT + 1);
+
+    // A little later, a part of them is due, and all of them are past their time.
+    fixture.clock.advance(5 * MINUTE);
+    fixture.store.forget_full().await.unwrap();
+    let left = fixture.bucket_count();
+    assert!(1 < left && left < SWEPT + 1, "{left}");
+
+    // Another replica goes on where this one was.
+    fixture.clock.advance(5 * MINUTE);
+    fixture.another_client().forget_full().await.unwrap();
+    assert_eq!(fixture.bucket_count(), 1);
+    assert_eq!(
+        fixture
+            .spent("lasting", token_bucket(1, MINUTE, 1000))
+            .await,
+        990
+    );
+
+    // The next pass finds those that came later.
+    charge_each(&fixture, token_bucket(1, SECOND, 10)).await;
+    fixture.clock.advance(10 * MINUTE);
+    fixture.store.forget_full().await.unwrap();
+    assert_eq!(fixture.bucket_count(), 1);
+}
+
+#[tokio::test]
+async fn a_bucket_is_swept_at_its_time_and_not_before() {
+    let fixture = Fixture::redis();
+    let limit = token_bucket(1, SECOND, 10);
+    fixture.store.forget_full().await.unwrap();
+    fixture.charge([charge("a", limit, 1)]).await;
+    fixture.store.forget_full().await.unwrap();
+    let left = fixture.bucket_lifetime("a").unwrap();
+    // Long after the pass is due, so that every sweep looks at all there is.
+    let pass = 10 * MINUTE;
+    fixture
+        .clock
+        .advance(left.checked_sub(Duration::from_micros(1)).unwrap());
+    assert!(left < pass);
+    for _ in 0..2 {
+        fixture.store.forget_full().await.unwrap();
+    }
+    assert_eq!(fixture.bucket_count(), 1);
+    fixture.clock.advance(pass);
+    fixture.store.forget_full().await.unwrap();
+    assert_eq!(fixture.bucket_count(), 0);
 }
