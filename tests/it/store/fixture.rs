@@ -123,6 +123,7 @@ impl Fixture {
         command.arg(buckets).arg(key(name).as_bytes());
         let state: Option<Vec<u8>> = server.ask(&command);
         let until = f64::from_le_bytes(state?[24..].try_into().unwrap());
+        #[expect(clippy::cast_precision_loss, reason = "below 2^53")]
         let left = until - self.clock.now().as_micros() as f64;
         Some(Duration::from_secs_f64(left.max(0.0) / 1e6))
     }
