@@ -11,13 +11,14 @@
 //! | [`usage`] | what an answer used, read from its body |
 //! | [`service`] | the use cases |
 //! | [`grpc`], [`admin`] | the edges |
-//! | [`clock`], [`health`], [`metrics`], [`settings`], [`shutdown`], [`telemetry`] | leaves |
+//! | [`clock`], [`connections`], [`health`], [`metrics`], [`settings`], [`shutdown`], [`telemetry`] | leaves |
 //! | [`cli`], [`run`] | composition |
 
 pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod connections;
 pub mod grpc;
 pub mod health;
 pub mod limit;

@@ -53,9 +53,6 @@ pub enum RunError {
     #[error("no configuration files found in the given --config paths")]
     NoConfig,
     /// A listener failed.
-    #[error("serving gRPC failed: {0}")]
-    Grpc(#[from] tonic::transport::Error),
-    /// A listener failed.
     #[error("{0}")]
     Io(#[from] std::io::Error),
     /// The metrics contradict each other.
@@ -141,13 +138,13 @@ fn greet(args: &ServeArgs, mut grpc_addr: SocketAddr) {
     }
 }
 
-type Served<E> = tokio::task::JoinHandle<Result<(), E>>;
+type Served = tokio::task::JoinHandle<std::io::Result<()>>;
 
 /// Waits for the end: a listener that fails ends everything; after `stopping`, what is under way
 /// may take `patience`.
 async fn supervise(
-    grpc: Served<tonic::transport::Error>,
-    http: Served<std::io::Error>,
+    grpc: Served,
+    http: Served,
     service: &Service,
     shutdown: &Shutdown,
     patience: Duration,
@@ -181,27 +178,14 @@ async fn supervise(
     }
 }
 
-async fn ended<E>(server: Served<E>, shutdown: &Shutdown) -> Result<(), RunError>
-where
-    RunError: From<E>,
-{
-    flat(server.await)?;
+async fn ended(server: Served, shutdown: &Shutdown) -> Result<(), RunError> {
+    server.await.map_err(std::io::Error::other)??;
     if shutdown.is_stopping() {
         return Ok(());
     }
     Err(RunError::Io(std::io::Error::other(
         "a listener ended unasked",
     )))
-}
-
-fn flat<E>(ended: Result<Result<(), E>, tokio::task::JoinError>) -> Result<(), RunError>
-where
-    RunError: From<E>,
-{
-    match ended {
-        Ok(result) => result.map_err(RunError::from),
-        Err(error) => Err(RunError::Io(std::io::Error::other(error))),
-    }
 }
 
 type Domains = BTreeMap<String, Arc<Domain>>;

@@ -6,18 +6,20 @@ mod api;
 pub mod client;
 mod ext_proc;
 mod rls;
+mod serve;
 mod setup;
+mod unary;
 
 use std::future::Future;
-use std::time::Duration;
+use std::io;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use self::serve::Edge;
 use crate::service::Service;
 
 /// Our own API, generated from `proto/tollgate/v1/tollgate.proto`.
@@ -47,9 +49,6 @@ const HEALTH_NAMES: [&str; 6] = [
     "tollgate.v1.Tollgate",
 ];
 
-/// Connections that say nothing are asked whether they are still there.
-const KEEPALIVE: Duration = Duration::from_mins(1);
-
 /// Tells gRPC health checks whether we are ready.
 #[derive(Clone, Debug)]
 pub struct Health(HealthReporter);
@@ -78,29 +77,24 @@ impl Health {
 ///
 /// # Errors
 ///
-/// Fails if the listener does.
+/// Fails only where `listener` does not listen any more.
 pub async fn serve(
     listener: TcpListener,
     service: Service,
     health: Health,
     shutdown: impl Future<Output = ()>,
-) -> Result<(), tonic::transport::Error> {
+) -> io::Result<()> {
     let stopping = CancellationToken::new();
     let stop = stopping.clone();
     let shutdown = async move {
         shutdown.await;
         stop.cancel();
     };
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .add_service(rls::server(service.clone()))
-        .add_service(access_log::server(service.clone(), stopping))
+    let health = tonic_health::server::HealthService::from_health_reporter(health.0);
+    let routes = Routes::new(access_log::server(service.clone(), stopping))
         .add_service(ext_proc::server(service.clone()))
-        .add_service(api::server(service))
-        .add_service(tonic_health::pb::health_server::HealthServer::new(
-            tonic_health::server::HealthService::from_health_reporter(health.0),
-        ))
-        .serve_with_incoming_shutdown(incoming, shutdown)
-        .await
+        .add_service(api::server(service.clone()))
+        .add_service(tonic_health::pb::health_server::HealthServer::new(health))
+        .prepare();
+    serve::serve(listener, Edge { service, routes }, shutdown).await
 }

@@ -1,0 +1,103 @@
+//! Accepting connections, and letting go of them.
+//!
+//! What the servers' own loops lack: a connection too many waits in the kernel's queue, what cannot
+//! be accepted for want of files is tried again, and the end is bounded.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How long to wait after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// After which silence the kernel asks whether the other side is still there, and how often again
+/// before it gives the connection up.
+const KEEPALIVE: Duration = Duration::from_mins(1);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// What bounds the connections of one listener.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// How many there may be at one time.
+    pub connections: usize,
+    /// How long they may take to end.
+    pub drain: Duration,
+}
+
+/// Runs `connection` for each connection to `listener` until `shutdown` is done; then tells them by
+/// their token, and waits for what is under way.
+///
+/// # Errors
+///
+/// Fails only where `listener` does not listen any more.
+pub async fn serve<C>(
+    listener: TcpListener,
+    bounds: Bounds,
+    shutdown: impl Future<Output = ()>,
+    connection: impl Fn(TcpStream, CancellationToken) -> C,
+) -> io::Result<()>
+where
+    C: Future<Output = ()> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(bounds.connections));
+    let stopping = CancellationToken::new();
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    let ended = loop {
+        let accepted = tokio::select! {
+            () = &mut shutdown => break Ok(()),
+            Some(_) = connections.join_next() => continue,
+            accepted = accept(&listener, &places) => accepted,
+        };
+        match accepted {
+            Ok((stream, place)) => {
+                let connection = connection(stream, stopping.clone());
+                connections.spawn(async move {
+                    connection.await;
+                    drop(place);
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => break Err(error),
+            Err(error) => {
+                tracing::debug!(%error, "a connection was not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    };
+    drop(listener);
+    stopping.cancel();
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(bounds.drain, drained).await.is_err() {
+        tracing::warn!(left = connections.len(), "connections were cut off");
+        connections.shutdown().await;
+    }
+    ended
+}
+
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(places)
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE)
+        .with_retries(KEEPALIVE_PROBES);
+    // Answers are written whole; without `TCP_NODELAY` a small one may wait for nothing.
+    let set = stream.set_nodelay(true);
+    if let Err(error) = set.and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive)) {
+        tracing::debug!(%error, "a connection is gone already");
+    }
+    Ok((stream, place))
+}

@@ -1,0 +1,168 @@
+//! The connections of the gRPC edge, and which call goes where.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::service::Routes;
+use tower::Service as _;
+
+use super::unary::Message;
+use super::{rls, unary};
+use crate::connections::{self, Bounds};
+use crate::service::Service;
+
+const BOUNDS: Bounds = Bounds {
+    connections: 16_384,
+    // Whoever stops us has the last word on that.
+    drain: Duration::MAX,
+};
+
+/// Serves until `shutdown`, then until the calls under way are done.
+///
+/// # Errors
+///
+/// Fails only where `listener` does not listen any more.
+pub(super) async fn serve(
+    listener: TcpListener,
+    edge: Edge,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    connections::serve(listener, BOUNDS, shutdown, |stream, stopping| {
+        connection(stream, edge.clone(), stopping)
+    })
+    .await
+}
+
+/// What answers.
+#[derive(Clone, Debug)]
+pub(super) struct Edge {
+    /// The rate-limit service: by itself, because everything else is rare beside it.
+    pub(super) service: Service,
+    /// All others.
+    pub(super) routes: Routes,
+}
+
+async fn connection(stream: TcpStream, edge: Edge, stopping: CancellationToken) {
+    let service = service_fn(move |request| {
+        let edge = edge.clone();
+        async move { Ok::<_, Infallible>(edge.answer(request).await) }
+    });
+    let mut connection = pin!(
+        http2::Builder::new(TokioExecutor::new())
+            // An observed request is a stream for as long as it runs; Envoy has limits of its own.
+            .max_concurrent_streams(None)
+            .auto_date_header(false)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+impl Edge {
+    async fn answer(mut self, request: http::Request<Incoming>) -> http::Response<Answer> {
+        if request.uri().path() == rls::PATH {
+            return self.limit(request).await.map(Answer::Message);
+        }
+        let patience = grpc_timeout(request.headers());
+        let answered = self.routes.call(request);
+        let answered = match patience {
+            Some(patience) => tokio::time::timeout(patience, answered).await,
+            None => Ok(answered.await),
+        };
+        match answered {
+            Ok(Ok(response)) => response.map(Answer::Routed),
+            Ok(Err(never)) => match never {},
+            Err(_) => unary::fail(Status::deadline_exceeded("no answer within grpc-timeout"))
+                .map(Answer::Message),
+        }
+    }
+
+    /// `grpc-timeout` needs no clock here: the store has a deadline of its own, and a client that
+    /// gives up resets its stream, which drops this.
+    async fn limit(&self, request: http::Request<Incoming>) -> http::Response<Message> {
+        let (head, mut body) = request.into_parts();
+        let answered = match unary::read(&mut body).await {
+            Ok(message) => rls::answer(&self.service, &head.headers, &message).await,
+            Err(status) => Err(status),
+        };
+        match answered {
+            Ok(answer) => unary::respond(|out| rls::encode(&answer, out)),
+            Err(status) => unary::fail(status),
+        }
+    }
+}
+
+/// How long the client waits: at most eight digits, and a unit.
+fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number = u64::from(digits.parse::<u32>().ok()?);
+    match unit {
+        "H" => Some(Duration::from_hours(number)),
+        "M" => Some(Duration::from_mins(number)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+enum Answer {
+    Message(Message),
+    Routed(tonic::body::Body),
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match self.get_mut() {
+            Self::Message(message) => Pin::new(message)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
+            Self::Routed(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Message(message) => message.is_end_stream(),
+            Self::Routed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Message(message) => message.size_hint(),
+            Self::Routed(body) => body.size_hint(),
+        }
+    }
+}
