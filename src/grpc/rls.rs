@@ -27,7 +27,7 @@ pub(super) async fn answer(
 ) -> Result<Answer, Status> {
     let request_id = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
     let request = request::decode(message, request_id)
-        .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        .map_err(|error| Status::internal(error.to_string()))?;
     service
         .should_rate_limit(&request)
         .await
