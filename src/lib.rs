@@ -11,6 +11,7 @@
 //! | [`usage`] | what an answer used, read from its body |
 //! | [`service`] | the use cases |
 //! | [`grpc`], [`admin`] | the edges |
+//! | [`load`] | the other side: load for any such service |
 //! | [`clock`], [`health`], [`metrics`], [`settings`], [`shutdown`], [`telemetry`] | leaves |
 //! | [`cli`], [`run`] | composition |
 
@@ -21,6 +22,7 @@ pub mod config;
 pub mod grpc;
 pub mod health;
 pub mod limit;
+pub mod load;
 pub mod metrics;
 pub mod rules;
 mod run;

@@ -59,6 +59,8 @@ const TABLE: &[Layer] = &[
                                                                         &["envoy_types", "prost", "serde", "serde_json", "thiserror", "tokio", "tokio_stream", "tokio_util", "tonic", "tonic_health", "tonic_prost", "tracing"]),
     layer("admin",         &["limit", "rules", "config", "metrics", "health", "service", "usage"],
                                                                         &["axum", "base64", "hyper", "hyper_util", "serde", "serde_json", "tokio", "tokio_util", "tower", "tracing"]),
+    // The other side.
+    layer("load",          &["clock"],                                  &["fastrand", "foldhash", "hashbrown", "hdrhistogram", "loona_hpack", "rustix", "thiserror"]),
     // Composition. `tonic` and `prometheus` are the names of errors.
     layer("run",           EVERYTHING,                                  &["prometheus", "secrecy", "thiserror", "tokio", "tonic", "tracing"]),
     layer("cli",           EVERYTHING,                                  &["serde_json", "tokio", "tracing"]),
@@ -73,6 +75,7 @@ const EVERYTHING: &[&str] = &[
     "grpc",
     "health",
     "limit",
+    "load",
     "metrics",
     "rules",
     "run",
@@ -302,6 +305,7 @@ fn what_is_against_the_table_is_caught_however_it_is_written() {
         ("admin::v1", "use envoy_types::pb::google;"),
         ("admin::v1", "use crate::{Listeners, health};"),
         ("metrics", "use crate::service;"),
+        ("load::generator", "use crate::grpc::client::Question;"),
         ("run", "fn f(_: redis::Client) {}"),
         ("cli::call", "use tonic::Status;"),
         ("novelty", "use std::fmt;"),
