@@ -116,7 +116,8 @@ impl Tenants {
             let mut question = Question {
                 domain: DOMAIN.to_owned(),
                 descriptors: vec![entry("tenant", format!("t{number}"))],
-                hits: Some(COST.into()),
+                hits: None,
+                request_hits: COST,
             };
             if shape.four_limits {
                 let deployment = format!("d{}", number % DEPLOYMENTS);

@@ -24,6 +24,8 @@ pub struct Question {
     pub descriptors: Vec<Vec<(String, String)>>,
     /// The addend of each descriptor; `None`: none is sent.
     pub hits: Option<u64>,
+    /// The addend of the request, which every such service knows; zero: none is sent.
+    pub request_hits: u32,
 }
 
 impl Question {
@@ -51,7 +53,7 @@ impl Question {
         RateLimitRequest {
             domain: self.domain.clone(),
             descriptors,
-            hits_addend: 0,
+            hits_addend: self.request_hits,
         }
     }
 }

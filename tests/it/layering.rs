@@ -39,8 +39,9 @@ const TABLE: &[Layer] = &[
     layer("rules",         &["limit"],                                  &["arc_swap", "base64", "blake3", "foldhash", "jiff", "smallvec", "thiserror"]),
     // Leaves.
     layer("clock",         &["limit"],                                  &[]),
+    layer("load",          &["clock"],                                  &["fastrand", "foldhash", "hashbrown", "hdrhistogram", "loona_hpack", "rustix", "thiserror"]),
     layer("health",        &[],                                         &["tokio"]),
-    layer("settings",      &[],                                         &["clap", "jiff", "secrecy"]),
+    layer("settings",      &["load"],                                   &["clap", "jiff", "secrecy"]),
     layer("shutdown",      &[],                                         &["tokio", "tokio_util", "tracing"]),
     layer("telemetry",     &["clock", "settings"],                      &["tracing", "tracing_subscriber"]),
     // What is configured. Only the watch knows files that change, and waits for them.
@@ -59,8 +60,6 @@ const TABLE: &[Layer] = &[
                                                                         &["envoy_types", "prost", "serde", "serde_json", "thiserror", "tokio", "tokio_stream", "tokio_util", "tonic", "tonic_health", "tonic_prost", "tracing"]),
     layer("admin",         &["limit", "rules", "config", "metrics", "health", "service", "usage"],
                                                                         &["axum", "base64", "hyper", "hyper_util", "serde", "serde_json", "tokio", "tokio_util", "tower", "tracing"]),
-    // The other side.
-    layer("load",          &["clock"],                                  &["fastrand", "foldhash", "hashbrown", "hdrhistogram", "loona_hpack", "rustix", "thiserror"]),
     // Composition. `tonic` and `prometheus` are the names of errors.
     layer("run",           EVERYTHING,                                  &["prometheus", "secrecy", "thiserror", "tokio", "tonic", "tracing"]),
     layer("cli",           EVERYTHING,                                  &["serde_json", "tokio", "tracing"]),
