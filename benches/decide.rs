@@ -1,12 +1,12 @@
-//! What a decision costs: CPU time per `ShouldRateLimit`, of the server and of Redis apart.
+//! What a decision costs: CPU time per `ShouldRateLimit`, of the server and of Redis apart; and how
+//! long one takes when the machine is not busy.
 //!
-//! `cargo bench --bench decide` starts, as processes of their own, an empty tonic server (the
-//! floor: what any answer over gRPC costs), Tollgate with the memory store, and Tollgate with a
-//! fresh `redis-server`. It drives them in turn, round after round, from this process, and reads
-//! what each of them spent from the kernel. CPU per decision is the figure to trust: generator,
-//! servers and Redis share the machine, so decisions per second also say how much of it was free.
-//! Rounds are interleaved so that a busy minute slows all alike, and ratios to the floor are taken
-//! within a round.
+//! `benches/run` (or `cargo bench --bench decide`) starts, as processes of their own, empty tonic
+//! servers (the floor: what any answer over gRPC costs) and Tollgate with its stores. It drives them
+//! in turn, round after round, from this process, and reads what each of them spent from the kernel.
+//! CPU per decision is the figure to trust: generator, servers and Redis share the machine, so
+//! decisions per second also say how much of it was free. Rounds are interleaved so that a busy
+//! minute slows all alike, and ratios to the floor are taken within a round.
 //!
 //! A server that answers without deciding must not look fast: every answer is checked, and at the
 //! end each tenant's bucket must have been charged exactly once per answer.
@@ -22,10 +22,6 @@
     reason = "progress goes beside the table, not into it"
 )]
 
-#[path = "decide/combined.rs"]
-mod combined;
-#[path = "decide/cpu.rs"]
-mod cpu;
 #[path = "decide/empty.rs"]
 mod empty;
 #[path = "decide/load.rs"]
@@ -34,6 +30,8 @@ mod load;
 mod process;
 #[path = "decide/report.rs"]
 mod report;
+#[path = "decide/sharing.rs"]
+mod sharing;
 #[path = "decide/tenants.rs"]
 mod tenants;
 #[path = "decide/variant.rs"]
@@ -46,11 +44,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
+use tollgate::load::{End, Pace};
 
-use crate::cpu::CpuReading;
 use crate::load::Load;
-use crate::report::{Report, Round};
-use crate::variant::{Running, Variant};
+use crate::report::{LatencyRound, Report, Round};
+use crate::variant::{Running, VARIANTS, Variant};
 
 /// The floor must pay for its memory as Tollgate does.
 #[cfg(all(feature = "jemalloc", target_os = "linux", target_env = "gnu"))]
@@ -64,7 +62,7 @@ struct Settings {
     /// Rounds per variant [default: 5].
     #[arg(long, env = "BENCH_ROUNDS")]
     rounds: Option<usize>,
-    /// Seconds per round [default: 3].
+    /// Seconds per round [default: 2].
     #[arg(long, env = "BENCH_SECONDS")]
     seconds: Option<f64>,
     /// Requests in flight.
@@ -73,21 +71,27 @@ struct Settings {
     /// HTTP/2 connections that carry them.
     #[arg(long, env = "BENCH_CONNECTIONS", default_value_t = 4)]
     connections: usize,
-    /// Tenants, each with a bucket of its own.
-    #[arg(long, env = "BENCH_KEYS", default_value_t = 10_000)]
-    keys: usize,
-    /// Threads of the load generator; the servers' are `TOKIO_WORKER_THREADS`.
-    #[arg(long, env = "BENCH_CLIENT_THREADS", default_value_t = 1)]
-    client_threads: usize,
-    /// Variants to run, in this order.
+    /// Tenants, each with a bucket of its own, where the variant does not say otherwise [default:
+    /// 10000].
+    #[arg(long, env = "BENCH_KEYS")]
+    keys: Option<usize>,
+    /// Worker threads of every server.
+    #[arg(long, env = "BENCH_WORKER_THREADS", default_value_t = 1)]
+    worker_threads: usize,
+    /// Variants to run, in this order [default: all but evalsha].
+    #[arg(long, env = "BENCH_VARIANTS", value_delimiter = ',')]
+    variants: Vec<Variant>,
+    /// Variants whose latency is measured besides [default: empty,evalsha,memory,redis].
+    #[arg(long, env = "BENCH_LATENCY", value_delimiter = ',')]
+    latency: Vec<Variant>,
+    /// Requests per second at which latency is measured.
     #[arg(
         long,
-        env = "BENCH_VARIANTS",
+        env = "BENCH_RATES",
         value_delimiter = ',',
-        value_enum,
-        default_value = "empty,memory,combined,redis,memory-reserved,redis-reserved"
+        default_value = "2000,10000"
     )]
-    variants: Vec<Variant>,
+    rates: Vec<u32>,
     /// Another Tollgate to measure than the one just built.
     #[arg(long, env = "BENCH_TOLLGATE", default_value = env!("CARGO_BIN_EXE_tollgate"))]
     tollgate: PathBuf,
@@ -100,16 +104,49 @@ struct Settings {
     bench: bool,
 }
 
+impl Settings {
+    /// The variants to drive as fast as they go, and those to ask at a steady rate.
+    fn variants(&self) -> Result<(Vec<Variant>, Vec<Variant>)> {
+        let named = |names: &[&str]| -> Result<Vec<Variant>> {
+            names.iter().map(|name| name.parse()).collect()
+        };
+        let all = VARIANTS.iter().copied();
+        let driven = match self.bench {
+            _ if !self.variants.is_empty() => self.variants.clone(),
+            true => all.filter(|variant| variant.name != "evalsha").collect(),
+            false => named(&[
+                "empty",
+                "evalsha",
+                "combined",
+                "memory",
+                "memory-4-limits",
+                "memory-refused",
+                "redis",
+                "redis-4-limits",
+                "redis-reserved",
+            ])?,
+        };
+        let asked = match self.bench {
+            _ if !self.latency.is_empty() => self.latency.clone(),
+            // Somebody looks at something else.
+            _ if !self.variants.is_empty() => Vec::new(),
+            true => named(&["empty", "evalsha", "memory", "redis"])?,
+            false => named(&["empty", "memory"])?,
+        };
+        Ok((driven, asked))
+    }
+}
+
 fn main() -> Result<()> {
     if std::env::args().nth(1).as_deref() == Some(empty::ARGUMENT) {
         return empty::serve();
     }
     let settings = Settings::parse();
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(settings.client_threads)
+        .worker_threads(1)
         .enable_all()
         .build()
-        .context("no runtime for the load generator")?
+        .context("no runtime")?
         .block_on(until_interrupted(measure(&settings)))
 }
 
@@ -127,41 +164,62 @@ async fn until_interrupted(work: impl Future<Output = Result<()>>) -> Result<()>
 }
 
 async fn measure(settings: &Settings) -> Result<()> {
-    let (rounds, seconds) = if settings.bench { (5, 3.0) } else { (1, 0.2) };
+    let (rounds, seconds, keys) = if settings.bench {
+        (5, 2.0, 10_000)
+    } else {
+        (1, 0.1, 200)
+    };
     let rounds = settings.rounds.unwrap_or(rounds);
-    let round = Duration::try_from_secs_f64(settings.seconds.unwrap_or(seconds))
+    let length = Duration::try_from_secs_f64(settings.seconds.unwrap_or(seconds))
         .context("a round of no length")?;
     ensure!(
-        rounds > 0 && !round.is_zero(),
-        "nothing to measure: no rounds, or of no length"
+        rounds > 0 && !length.is_zero() && settings.worker_threads > 0,
+        "nothing to measure: no rounds, or of no length, or no thread that serves"
     );
-    let load = Load::new(settings.in_flight, settings.connections, settings.keys)?;
+    ensure!(!settings.rates.contains(&0), "a rate of none in a second");
+    let keys = settings.keys.unwrap_or(keys);
+    let load = Load::new(settings.in_flight, settings.connections, keys)?;
+    let (driven, asked) = settings.variants()?;
     let scratch = tempfile::tempdir().context("no scratch directory")?;
 
-    let mut running = Vec::new();
-    for variant in &settings.variants {
-        running.push(
-            variant
-                .start(&settings.tollgate, scratch.path(), load)
-                .await?,
-        );
-    }
-    let mut report = Report::new(load, rounds, round, settings.client_threads);
-    for number in 1..=rounds {
-        for server in &running {
-            let measured = measure_round(server, load, round).await?;
-            eprintln!(
-                "round {number}/{rounds} {:>6}: {measured}",
-                server.variant.name()
-            );
-            report.add(server.variant, measured);
+    let mut running: Vec<Running> = Vec::new();
+    for variant in driven.iter().chain(&asked) {
+        if running.iter().all(|known| known.variant != *variant) {
+            let threads = settings.worker_threads;
+            let started = variant.start(&settings.tollgate, scratch.path(), load, threads);
+            running.push(started.await.with_context(|| variant.name)?);
         }
     }
-    for server in &running {
+    let mut report = Report::new(load, rounds, length, settings.worker_threads);
+    for number in 1..=rounds {
+        for server in &mut running {
+            let variant = server.variant;
+            if driven.contains(&variant) {
+                let round = drive(server, length).await.context(variant.name)?;
+                eprintln!("round {number}/{rounds} {:>15}: {round}", variant.name);
+                report.add(variant, round);
+            }
+        }
+        for rate in &settings.rates {
+            for server in &mut running {
+                let variant = server.variant;
+                if asked.contains(&variant) {
+                    let round = ask(server, *rate, length).await.context(variant.name)?;
+                    eprintln!(
+                        "round {number}/{rounds} {:>15}: {rate}/s: {round}",
+                        variant.name
+                    );
+                    report.add_latency(variant, *rate, round);
+                }
+            }
+        }
+    }
+    for server in &mut running {
+        let name = server.variant.name;
         server
             .verify()
             .await
-            .with_context(|| format!("{} is wrong", server.variant.name()))?;
+            .with_context(|| format!("{name} is wrong"))?;
     }
     println!("{report}");
     if let Some(path) = &settings.json {
@@ -171,16 +229,19 @@ async fn measure(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// A short warm-up, then one measured round. Both ends of it are read with nothing in flight.
-async fn measure_round(server: &Running, load: Load, length: Duration) -> Result<Round> {
-    load.drive(server, length / 6).await?;
-    let server_before = CpuReading::of(server.pid())?;
-    let redis_before = server.redis_pid().map(CpuReading::of).transpose()?;
-    let driven = load.drive(server, length).await?;
-    let server_cpu = CpuReading::of(server.pid())?.since(&server_before);
-    let redis_cpu = match (server.redis_pid(), redis_before) {
-        (Some(pid), Some(before)) => Some(CpuReading::of(pid)?.since(&before)),
-        _ => None,
-    };
-    Ok(Round::new(&driven, server_cpu, redis_cpu))
+/// As fast as it goes: a short warm-up, then one measured round. Both ends of it are read with
+/// nothing in flight.
+async fn drive(server: &mut Running, length: Duration) -> Result<Round> {
+    server.drive(Pace::Gathered, End::After(length / 6)).await?;
+    let before = server.used()?;
+    let measured = server.drive(Pace::Gathered, End::After(length)).await?;
+    Ok(Round::new(&measured, &before, &server.used()?))
+}
+
+/// At a steady rate.
+async fn ask(server: &mut Running, rate: u32, length: Duration) -> Result<LatencyRound> {
+    let pace = Pace::Open(rate.into());
+    server.drive(pace, End::After(length / 10)).await?;
+    let measured = server.drive(pace, End::After(length)).await?;
+    Ok(LatencyRound::new(&measured))
 }

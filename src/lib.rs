@@ -11,6 +11,7 @@
 //! | [`usage`] | what an answer used, read from its body |
 //! | [`service`] | the use cases |
 //! | [`grpc`], [`admin`] | the edges |
+//! | [`load`] | the other side: load for any such service |
 //! | [`clock`], [`connections`], [`health`], [`metrics`], [`settings`], [`shutdown`], [`telemetry`] | leaves |
 //! | [`cli`], [`run`] | composition |
 
@@ -22,6 +23,7 @@ pub mod connections;
 pub mod grpc;
 pub mod health;
 pub mod limit;
+pub mod load;
 pub mod metrics;
 pub mod rules;
 mod run;

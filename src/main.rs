@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Check(args) => cli::check(&args),
         Command::Explain(args) => cli::explain(&args),
         Command::Presets(args) => cli::presets(&args),
+        Command::Bench(args) => cli::block_on(cli::bench(args)),
         Command::Call(args) => cli::block_on(cli::call(args)),
     }
 }

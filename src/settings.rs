@@ -11,6 +11,8 @@ use clap::error::ErrorKind;
 use clap::{Arg, Args, Parser, Subcommand, ValueEnum};
 use secrecy::SecretString;
 
+use crate::load::Keys;
+
 /// A rate-limit service for Envoy that counts what LLM traffic really costs.
 #[derive(Debug, Parser)]
 #[command(
@@ -39,6 +41,9 @@ pub enum Command {
     Presets(PresetsArgs),
     /// Ask a running service (any service with Envoy's rate-limit API) and print its answer.
     Call(CallArgs),
+    /// Load a running service (any service with Envoy's rate-limit API) and measure how many
+    /// requests it answers, how fast, and at what price.
+    Bench(BenchArgs),
 }
 
 /// What `serve` is told.
@@ -202,6 +207,89 @@ pub struct CallArgs {
     pub json: bool,
 }
 
+/// What `bench` is told.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  As fast as it goes, for 10,000 tenants:
+    tollgate bench 127.0.0.1:8081 --domain llm --descriptor tenant=t{key}
+  The latency at 2,000 requests a second, some tenants busier than others:
+    tollgate bench … --rate 2000 --keys zipf:10000
+  What an answer costs:
+    tollgate bench … --gather --pid tollgate=4711 --pid redis=4712
+
+Every request is charged: do not load a service that others use. Exit codes: 0, every request was \
+answered, whether it may pass or not; 1, some were not; 2, there was nobody to ask, or not to the \
+end.")]
+pub struct BenchArgs {
+    /// The service: HOST:PORT or http://HOST:PORT.
+    pub address: String,
+
+    /// The domain.
+    #[arg(long)]
+    pub domain: String,
+
+    /// A descriptor of each request, its entries separated by commas; may be repeated. `{key}` in a
+    /// value stands for a key: a number from 0.
+    #[arg(long = "descriptor", required = true, value_name = "KEY=VALUE[,KEY=VALUE]…", value_parser = descriptor)]
+    pub descriptors: Vec<EntryList>,
+
+    /// Which keys: `one`; `uniform:N`, of N each as often as the others; `zipf:N` or `zipf:N:S`, the
+    /// n-th as often as 1/n, or 1/n to the power of S. In every run the same, in the same order.
+    #[arg(long, value_name = "KEYS", default_value = "uniform:10000")]
+    pub keys: Keys,
+
+    /// The addend of every request. Without it none is sent, and a request counts as one hit.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub hits: Option<u32>,
+
+    /// Make every N-th request a usage report (`tollgate.phase=report`) instead of an admission.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub report_every: Option<u32>,
+
+    /// How long to send.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub duration: Duration,
+
+    /// Send so many requests instead.
+    #[arg(long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
+    pub requests: Option<u64>,
+
+    /// How long to send before anything is measured.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration_or_zero)]
+    pub warm_up: Duration,
+
+    /// So many requests a second, at equal distances, whether answers come or not (an open loop).
+    /// Latency counts from when a request was to be sent: a service that keeps requests waiting is
+    /// not spared those that come meanwhile. Without it, each request is sent when one before it
+    /// has been answered (a closed loop).
+    #[arg(long, value_name = "N", value_parser = rate)]
+    pub rate: Option<f64>,
+
+    /// Requests that may be under way at a time, over all connections [default: 64; with --rate,
+    /// 1000].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub in_flight: Option<u32>,
+
+    /// HTTP/2 connections.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub connections: u32,
+
+    /// In a closed loop, look for answers only when about half of them should be there, and send
+    /// what follows them together. It measures what a busy service spends, without the waking of
+    /// threads that a fast client causes; latencies get longer and mean little.
+    #[arg(long, conflicts_with = "rate")]
+    pub gather: bool,
+
+    /// A process on this machine whose CPU time per request is told; may be repeated. Linux only.
+    #[arg(long = "pid", value_name = "[NAME=]PID", value_parser = process)]
+    pub processes: Vec<(String, u32)>,
+
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// The entries of one descriptor.
 #[derive(Clone, Debug)]
 pub struct EntryList(pub Vec<(String, String)>);
@@ -273,6 +361,21 @@ fn descriptor(text: &str) -> Result<EntryList, String> {
         .map(EntryList)
 }
 
+fn process(text: &str) -> Result<(String, u32), String> {
+    let (name, pid) = text.split_once('=').unwrap_or((text, text));
+    match pid.parse() {
+        Ok(pid @ 1..) if !name.is_empty() => Ok((name.to_owned(), pid)),
+        _ => Err("write PID or NAME=PID".to_owned()),
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.001..=10_000_000.0).contains(&rate) => Ok(rate),
+        _ => Err("write a number from 0.001 to 10000000".to_owned()),
+    }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     match duration_or_zero(text)? {
         Duration::ZERO => Err("it has to be longer than nothing".to_owned()),
@@ -332,6 +435,23 @@ mod tests {
         assert!(duration("0s").is_err());
         assert!(duration("-1s").is_err());
         assert_eq!(duration_or_zero("0s"), Ok(Duration::ZERO));
+    }
+
+    #[test]
+    fn processes_have_a_number_and_may_have_a_name() {
+        assert_eq!(process("12"), Ok(("12".to_owned(), 12)));
+        assert_eq!(process("redis=12"), Ok(("redis".to_owned(), 12)));
+        for bad in ["", "0", "redis", "=12", "redis=", "redis=-1"] {
+            assert!(process(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rates_are_above_zero() {
+        assert_eq!(rate("0.5"), Ok(0.5));
+        for bad in ["", "0", "-1", "nan", "inf", "2k"] {
+            assert!(rate(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The floor: a tonic server that decodes the request and says OK.
 //!
-//! With the URL of a Redis it asks that too, for nothing ([`Combined`]).
+//! With the URL of a Redis it asks that too, for nothing ([`Sharing`]).
 //! It runs as a child of the bench, with tonic and tokio as they come and the allocator that
 //! Tollgate uses, announces its port on stdout, and ends with its parent: when stdin closes.
 
@@ -20,13 +20,16 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
-use crate::combined::Combined;
+use crate::sharing::Sharing;
 
 /// The first argument that makes this program the empty server.
 pub(crate) const ARGUMENT: &str = "empty-server";
 
+/// The second one, if requests share scripts; else each runs its own.
+pub(crate) const COMBINED: &str = "combined";
+
 struct Empty {
-    combined: Option<Combined>,
+    sharing: Option<Sharing>,
 }
 
 #[tonic::async_trait]
@@ -35,8 +38,8 @@ impl RateLimitService for Empty {
         &self,
         request: Request<RateLimitRequest>,
     ) -> Result<Response<RateLimitResponse>, Status> {
-        if let Some(combined) = &self.combined {
-            let touched = combined.touch(request.get_ref()).await;
+        if let Some(sharing) = &self.sharing {
+            let touched = sharing.touch(request.get_ref()).await;
             touched.ok_or_else(|| Status::unavailable("no answer from Redis"))?;
         }
         Ok(Response::new(RateLimitResponse {
@@ -49,9 +52,10 @@ impl RateLimitService for Empty {
 /// Serves until stdin closes.
 #[tokio::main]
 pub(crate) async fn serve() -> Result<()> {
-    let combined = match std::env::args().nth(2) {
-        Some(url) => Some(Combined::connect(&url).await?),
-        None => None,
+    let mut arguments = std::env::args().skip(2);
+    let sharing = match (arguments.next(), arguments.next()) {
+        (Some(how), Some(url)) => Some(Sharing::connect(&url, how == COMBINED).await?),
+        _ => None,
     };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     writeln!(io::stdout(), "{}", listener.local_addr()?.port())?;
@@ -62,7 +66,7 @@ pub(crate) async fn serve() -> Result<()> {
         closed.send(ended)
     });
     Server::builder()
-        .add_service(RateLimitServiceServer::new(Empty { combined }))
+        .add_service(RateLimitServiceServer::new(Empty { sharing }))
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
             async move { drop(stdin_closed.await) },

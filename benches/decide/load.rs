@@ -1,20 +1,8 @@
-//! The load: a closed loop, so many requests in flight, each next one sent when one is answered.
-
-use std::sync::Arc;
-use std::time::Duration;
+//! The load: who asks, over which connections, and that nobody fails to answer.
 
 use anyhow::{Context, Result, ensure};
-use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
-use hdrhistogram::Histogram;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
-use tonic::transport::Channel;
-
-use crate::tenants::{Expected, Tenants};
-use crate::variant::Running;
-
-/// Far above any latency that is not a hang.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+use tollgate::grpc::client::METHOD;
+use tollgate::load::{End, Generator, Measured, Messages, Pace, Target, Traffic, Watch};
 
 /// How hard to drive.
 #[derive(Clone, Copy, Debug)]
@@ -25,15 +13,6 @@ pub(crate) struct Load {
     pub(crate) connections: usize,
     /// Tenants.
     pub(crate) keys: usize,
-}
-
-/// What came of driving one server for a while.
-#[derive(Debug)]
-pub(crate) struct Driven {
-    /// From the first request to the last answer.
-    pub(crate) elapsed: Duration,
-    /// Of every answer, in nanoseconds; as many as there were decisions.
-    pub(crate) latency: Histogram<u64>,
 }
 
 impl Load {
@@ -50,62 +29,44 @@ impl Load {
         })
     }
 
-    /// Drives `server` for about `length`: until every request sent within it has been answered.
-    pub(crate) async fn drive(self, server: &Running, length: Duration) -> Result<Driven> {
-        let started = Instant::now();
-        let until = started + length;
-        let mut loops = JoinSet::new();
-        for (number, client) in (1..=self.in_flight).zip(server.clients.iter().cycle()) {
-            let seed = u64::try_from(number)?.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-            let tenants = Arc::clone(&server.tenants);
-            loops.spawn(ask(client.clone(), tenants, server.expected(), until, seed));
-        }
-        let finished = timeout_at(until + ANSWER_WITHIN, join(loops));
-        let latency = finished.await.context("requests were left unanswered")??;
-        ensure!(!latency.is_empty(), "no decision was made");
-        Ok(Driven {
-            elapsed: started.elapsed(),
-            latency,
-        })
+    /// Connections to a server.
+    pub(crate) fn connect(self, port: u16) -> Result<Generator> {
+        let target = Target::new(&format!("127.0.0.1:{port}"), METHOD)?;
+        Ok(Generator::connect(
+            &target,
+            self.connections,
+            self.in_flight,
+        )?)
     }
 }
 
-async fn join(mut loops: JoinSet<Result<Histogram<u64>>>) -> Result<Histogram<u64>> {
-    let mut all = latencies()?;
-    while let Some(ended) = loops.join_next().await {
-        all.add(ended??)?;
+/// Sends until `end`. It blocks.
+pub(crate) fn drive(
+    generator: &mut Generator,
+    messages: &Messages,
+    traffic: &mut impl Traffic,
+    pace: Pace,
+    end: End,
+) -> Result<Measured> {
+    let (measured, result) = generator.run(messages, traffic, pace, end, &Watch::default());
+    result?;
+    if let Some((code, failure)) = measured.failed.iter().next() {
+        anyhow::bail!(
+            "{} calls failed with code {code}: {}",
+            failure.count,
+            failure.message
+        );
     }
-    Ok(all)
+    ensure!(measured.unanswered == 0, "requests were left unanswered");
+    ensure!(measured.answers() > 0, "no decision was made");
+    Ok(measured)
 }
 
-/// One request after the other.
-async fn ask(
-    mut client: RateLimitServiceClient<Channel>,
-    tenants: Arc<Tenants>,
-    expected: Expected,
-    until: Instant,
-    mut random: u64,
-) -> Result<Histogram<u64>> {
-    let mut latency = latencies()?;
-    let mut sent = Instant::now();
-    while sent < until {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        let tenant = tenants.pick(random);
-        let answer = client
-            .should_rate_limit(tenant.request())
-            .await?
-            .into_inner();
-        let answered = Instant::now();
-        tenant.answered(&answer, expected)?;
-        latency.record(u64::try_from((answered - sent).as_nanos())?)?;
-        sent = answered;
-    }
-    Ok(latency)
-}
-
-/// From a microsecond to a minute, to one part in a hundred.
-fn latencies() -> Result<Histogram<u64>> {
-    Ok(Histogram::new_with_bounds(1_000, 60_000_000_000, 2)?)
+/// Runs what blocks beside what waits for signals.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .context("the load generator broke")
 }

@@ -1,47 +1,52 @@
-//! Rounds, what they add up to, and the table.
+//! Rounds, what they add up to, and the tables.
 
 use std::fmt;
 use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tollgate::load::Measured;
 
-use crate::load::{Driven, Load};
-use crate::variant::Variant;
+use crate::load::Load;
+use crate::variant::{Backend, Used, Variant};
 
-/// What one round of one variant came to. Times are in microseconds.
+/// What one round of one variant came to. Times are in microseconds per decision.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Round {
     server: f64,
     redis: Option<f64>,
+    /// Of Redis, for each decision.
+    calls: Option<f64>,
     per_second: f64,
-    p50: f64,
-    p99: f64,
     decisions: u64,
 }
 
 impl Round {
     /// Divides what was spent by what was decided.
-    pub(crate) fn new(driven: &Driven, server: Duration, redis: Option<Duration>) -> Self {
-        let decisions = driven.latency.len();
+    pub(crate) fn new(measured: &Measured, before: &Used, after: &Used) -> Self {
+        let decisions = measured.answers();
         let each = |spent: Duration| spent.as_secs_f64() * 1e6 / float(decisions);
+        let redis = after.redis.as_ref().zip(before.redis.as_ref());
         Self {
-            server: each(server),
-            redis: redis.map(each),
-            per_second: float(decisions) / driven.elapsed.as_secs_f64(),
-            p50: float(driven.latency.value_at_quantile(0.50)) / 1e3,
-            p99: float(driven.latency.value_at_quantile(0.99)) / 1e3,
+            server: each(after.server.since(&before.server)),
+            redis: redis.map(|((after, _), (before, _))| each(after.since(before))),
+            calls: redis.map(|((_, after), (_, before))| float(after - before) / float(decisions)),
+            per_second: float(decisions) / measured.elapsed.as_secs_f64(),
             decisions,
         }
+    }
+
+    fn total(&self) -> f64 {
+        self.server + self.redis.unwrap_or_default()
     }
 
     fn json(&self) -> Value {
         json!({
             "server_us": self.server,
             "redis_us": self.redis,
+            "total_us": self.total(),
+            "redis_calls_per_decision": self.calls,
             "decisions_per_second": self.per_second,
-            "p50_us": self.p50,
-            "p99_us": self.p99,
             "decisions": self.decisions,
         })
     }
@@ -57,41 +62,95 @@ impl fmt::Display for Round {
     }
 }
 
+/// What one round at a steady rate came to. Times are in microseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LatencyRound {
+    p50: f64,
+    p99: f64,
+    p999: f64,
+    most: f64,
+    late: u64,
+    unsent: u64,
+    decisions: u64,
+}
+
+impl LatencyRound {
+    /// Of what was measured.
+    pub(crate) fn new(measured: &Measured) -> Self {
+        let micros = |duration: Duration| duration.as_secs_f64() * 1e6;
+        let at = |share: f64| micros(measured.latency.quantile(share));
+        Self {
+            p50: at(0.50),
+            p99: at(0.99),
+            p999: at(0.999),
+            most: micros(measured.latency.max()),
+            late: measured.late,
+            unsent: measured.unsent,
+            decisions: measured.answers(),
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "p50_us": self.p50,
+            "p99_us": self.p99,
+            "p99_9_us": self.p999,
+            "max_us": self.most,
+            "late": self.late,
+            "unsent": self.unsent,
+            "decisions": self.decisions,
+        })
+    }
+}
+
+impl fmt::Display for LatencyRound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { p50, p99, p999, .. } = self;
+        write!(f, "p50 {p50:.0} µs, p99 {p99:.0} µs, p99.9 {p999:.0} µs")
+    }
+}
+
 /// All rounds of all variants.
 #[derive(Debug)]
 pub(crate) struct Report {
     load: Load,
     rounds: usize,
     length: Duration,
-    client_threads: usize,
+    worker_threads: usize,
     load_average_before: String,
     variants: Vec<(Variant, Vec<Round>)>,
+    latencies: Vec<((Variant, u32), Vec<LatencyRound>)>,
+}
+
+fn add<K: PartialEq, R>(all: &mut Vec<(K, Vec<R>)>, key: K, round: R) {
+    match all.iter_mut().find(|(known, _)| *known == key) {
+        Some((_, rounds)) => rounds.push(round),
+        None => all.push((key, vec![round])),
+    }
 }
 
 impl Report {
     /// No rounds yet.
-    pub(crate) fn new(load: Load, rounds: usize, length: Duration, client_threads: usize) -> Self {
-        let load_average_before = load_average();
+    pub(crate) fn new(load: Load, rounds: usize, length: Duration, worker_threads: usize) -> Self {
         Self {
             load,
             rounds,
             length,
-            client_threads,
-            load_average_before,
+            worker_threads,
+            load_average_before: load_average(),
             variants: Vec::new(),
+            latencies: Vec::new(),
         }
     }
 
     /// One more round.
     pub(crate) fn add(&mut self, variant: Variant, round: Round) {
-        match self
-            .variants
-            .iter_mut()
-            .find(|(known, _)| *known == variant)
-        {
-            Some((_, rounds)) => rounds.push(round),
-            None => self.variants.push((variant, vec![round])),
-        }
+        add(&mut self.variants, variant, round);
+    }
+
+    /// One more round at a steady rate.
+    pub(crate) fn add_latency(&mut self, variant: Variant, rate: u32, round: LatencyRound) {
+        add(&mut self.latencies, (variant, rate), round);
     }
 
     /// Everything, for programs.
@@ -100,12 +159,35 @@ impl Report {
             .variants
             .iter()
             .map(|(variant, rounds)| {
+                let median = |of: fn(&Round) -> f64| Spread::of(rounds.iter().map(of)).median;
+                let ratios: serde_json::Map<String, Value> = RATIOS
+                    .iter()
+                    .filter_map(|ratio| {
+                        let spread = self.ratio(variant, rounds, ratio)?;
+                        Some((ratio.name.to_owned(), spread.median.into()))
+                    })
+                    .collect();
                 let summary = json!({
                     "rounds": rounds.iter().map(Round::json).collect::<Vec<_>>(),
-                    "median_server_us": Spread::of(rounds.iter().map(|round| round.server)).median,
-                    "median_ratio_to_empty": self.ratio_to_empty(rounds).map(|ratio| ratio.median),
+                    "median_server_us": median(|round| round.server),
+                    "median_total_us": median(Round::total),
+                    "median_decisions_per_second": median(|round| round.per_second),
+                    "median_ratios": ratios,
                 });
-                (variant.name().to_owned(), summary)
+                (variant.name.to_owned(), summary)
+            })
+            .collect();
+        let latencies: Vec<Value> = self
+            .latencies
+            .iter()
+            .map(|((variant, rate), rounds)| {
+                json!({
+                    "variant": variant.name,
+                    "rate": rate,
+                    "rounds": rounds.iter().map(LatencyRound::json).collect::<Vec<_>>(),
+                    "median_p99_ratio_to_floor":
+                        self.latency_ratio(*variant, *rate, rounds).map(|ratio| ratio.median),
+                })
             })
             .collect();
         let report = json!({
@@ -114,27 +196,80 @@ impl Report {
             "in_flight": self.load.in_flight,
             "connections": self.load.connections,
             "keys": self.load.keys,
-            "client_threads": self.client_threads,
+            "worker_threads": self.worker_threads,
             "round_seconds": self.length.as_secs_f64(),
             "load_average": [self.load_average_before, load_average()],
             "variants": variants,
+            "latencies": latencies,
         });
         format!("{report:#}\n")
     }
 
     /// Round by round, so that what slowed both cancels out.
-    fn ratio_to_empty(&self, rounds: &[Round]) -> Option<Spread> {
+    fn ratio(&self, variant: &Variant, rounds: &[Round], ratio: &Ratio) -> Option<Spread> {
+        let floor = (ratio.floor)(variant)?;
         let (_, floor) = self
             .variants
             .iter()
-            .find(|(variant, _)| *variant == Variant::Empty)?;
+            .find(|(known, _)| known.name == floor)?;
         let ratios = rounds
             .iter()
             .zip(floor)
-            .map(|(round, floor)| round.server / floor.server);
+            .map(|(round, floor)| (ratio.of)(round) / (ratio.of)(floor));
         Some(Spread::of(ratios))
     }
+
+    fn latency_ratio(
+        &self,
+        variant: Variant,
+        rate: u32,
+        rounds: &[LatencyRound],
+    ) -> Option<Spread> {
+        let floor = match variant.backend {
+            Backend::Empty | Backend::Memory => "empty",
+            Backend::Evalsha | Backend::Combined | Backend::Redis => "evalsha",
+        };
+        let (_, floor) = self
+            .latencies
+            .iter()
+            .find(|((known, at), _)| known.name == floor && *at == rate)?;
+        let ratios = rounds.iter().zip(floor);
+        Some(Spread::of(
+            ratios.map(|(round, floor)| round.p99 / floor.p99),
+        ))
+    }
 }
+
+/// What is divided by what.
+struct Ratio {
+    name: &'static str,
+    of: fn(&Round) -> f64,
+    floor: fn(&Variant) -> Option<&'static str>,
+}
+
+const RATIOS: [Ratio; 3] = [
+    Ratio {
+        name: "server × empty",
+        of: |round| round.server,
+        floor: |_| Some("empty"),
+    },
+    Ratio {
+        name: "total × plain",
+        of: Round::total,
+        floor: |variant| match variant.backend {
+            Backend::Memory if variant.name != "memory" => Some("memory"),
+            Backend::Redis if variant.name != "redis" => Some("redis"),
+            Backend::Memory => Some("empty"),
+            Backend::Redis => Some("combined"),
+            _ => None,
+        },
+    },
+    Ratio {
+        name: "rate × plain",
+        of: |round| round.per_second,
+        floor: |variant| (RATIOS[1].floor)(variant),
+    },
+];
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -146,9 +281,9 @@ impl fmt::Display for Report {
         writeln!(f, "\n{}", machine())?;
         writeln!(
             f,
-            "{in_flight} in flight, {connections} connections, {keys} keys, {} client thread(s); \
-             {} rounds of {:?}; load average {} before, {} after",
-            self.client_threads,
+            "{in_flight} in flight, {connections} connections, {keys} keys; {} worker thread(s) in \
+             each server; {} rounds of {:?}; load average {} before, {} after",
+            self.worker_threads,
             self.rounds,
             self.length,
             self.load_average_before,
@@ -160,34 +295,98 @@ impl fmt::Display for Report {
                 "A debug build: these figures say nothing about a release."
             )?;
         }
+        if !self.variants.is_empty() {
+            self.write_costs(f)?;
+        }
+        if !self.latencies.is_empty() {
+            self.write_latencies(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    fn write_costs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "CPU µs per decision: median (least–most) of the rounds\n"
+            "\nCPU µs per decision, as fast as it goes: median (least–most) of the rounds. Plain: \
+             empty under memory, combined under redis, and these two under their variants.\n"
+        )?;
+        let [empty, total, rate] = &RATIOS;
+        writeln!(
+            f,
+            "| {:<15} | {:<19} | {:<16} | {:<19} | {:<19} | {:<16} | {:<22} | {:<16} | Redis calls |",
+            "",
+            "server µs",
+            empty.name,
+            "Redis µs",
+            "total µs",
+            total.name,
+            "decisions/s",
+            rate.name,
         )?;
         writeln!(
             f,
-            "| {:<8} | {:<21} | {:<18} | {:<21} | {:<25} | {:>7} | {:>7} |",
-            "", "server µs", "× empty", "Redis µs", "decisions/s", "p50 µs", "p99 µs",
-        )?;
-        writeln!(
-            f,
-            "|{0:-<10}|{0:-<23}|{0:-<20}|{0:-<23}|{0:-<27}|{0:->8}:|{0:->8}:|",
+            "|{0:-<17}|{0:-<21}|{0:-<18}|{0:-<21}|{0:-<21}|{0:-<18}|{0:-<24}|{0:-<18}|{0:-<12}:|",
             ""
         )?;
         for (variant, rounds) in &self.variants {
             let spread = |of: fn(&Round) -> f64| Spread::of(rounds.iter().map(of));
-            let redis: Option<Vec<f64>> = rounds.iter().map(|round| round.redis).collect();
+            let known = |of: fn(&Round) -> Option<f64>| {
+                let known: Option<Vec<f64>> = rounds.iter().map(of).collect();
+                known.map(|known| Spread::of(known.into_iter()))
+            };
+            let ratio = |ratio| {
+                self.ratio(variant, rounds, ratio)
+                    .map_or_else(dash, |ratio| ratio.text(2))
+            };
             writeln!(
                 f,
-                "| {:<8} | {:<21} | {:<18} | {:<21} | {:<25} | {:>7.0} | {:>7.0} |",
-                variant.name(),
-                spread(|round| round.server).text(2),
-                self.ratio_to_empty(rounds)
-                    .map_or_else(dash, |ratio| ratio.text(2)),
-                redis.map_or_else(dash, |redis| Spread::of(redis.into_iter()).text(2)),
+                "| {:<15} | {:<19} | {:<16} | {:<19} | {:<19} | {:<16} | {:<22} | {:<16} | {:>11} |",
+                variant.name,
+                spread(|round| round.server).text(1),
+                ratio(empty),
+                known(|round| round.redis).map_or_else(dash, |redis| redis.text(1)),
+                spread(Round::total).text(1),
+                ratio(total),
                 spread(|round| round.per_second).text(0),
-                spread(|round| round.p50).median,
-                spread(|round| round.p99).median,
+                ratio(rate),
+                known(|round| round.calls)
+                    .map_or_else(dash, |calls| format!("{:.3}", calls.median)),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write_latencies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "\nLatency in µs at a steady rate, from when a request was to be sent: median \
+             (least–most) of the rounds. Floor: empty under memory, evalsha under redis.\n"
+        )?;
+        writeln!(
+            f,
+            "| {:<8} | {:>6} | {:<18} | {:<22} | {:<22} | {:<16} | late, of {:>7} |",
+            "", "per s", "p50", "p99", "p99.9", "p99 × floor", "all",
+        )?;
+        writeln!(
+            f,
+            "|{0:-<10}|{0:->7}:|{0:-<20}|{0:-<24}|{0:-<24}|{0:-<18}|{0:->17}:|",
+            ""
+        )?;
+        for ((variant, rate), rounds) in &self.latencies {
+            let spread = |of: fn(&LatencyRound) -> f64| Spread::of(rounds.iter().map(of));
+            let ratio = self.latency_ratio(*variant, *rate, rounds);
+            let late: u64 = rounds.iter().map(|round| round.late + round.unsent).sum();
+            let all: u64 = rounds.iter().map(|round| round.decisions).sum();
+            writeln!(
+                f,
+                "| {:<8} | {rate:>6} | {:<18} | {:<22} | {:<22} | {:<16} | {late:>8} {all:>8} |",
+                variant.name,
+                spread(|round| round.p50).text(0),
+                spread(|round| round.p99).text(0),
+                spread(|round| round.p999).text(0),
+                ratio.map_or_else(dash, |ratio| ratio.text(2)),
             )?;
         }
         Ok(())

@@ -1,96 +1,157 @@
 //! The servers that are compared, and how each is started.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::str::FromStr;
 
-use anyhow::{Context, Result, ensure};
-use clap::ValueEnum;
-use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
-use redis::ConnectionLike;
-use tonic::transport::{Channel, Endpoint};
+use anyhow::{Context, Error, Result, bail, ensure};
+use redis::{Connection, ConnectionLike};
+use tollgate::load::{CpuReading, End, Generator, Measured, Pace};
 
 use crate::empty;
-use crate::load::Load;
+use crate::load::{Load, blocking};
 use crate::process::{Process, is_http_ready, log_path};
-use crate::tenants::{Expected, Tenants, write_config};
+use crate::tenants::{Expected, Tenants, config};
 
 /// What answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Variant {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
     /// A tonic server that only says OK.
     Empty,
     /// The same, that reads and writes a key in a Redis of its own for each request.
+    Evalsha,
+    /// The same, requests combined.
     Combined,
     /// Tollgate, buckets in its own memory.
     Memory,
-    /// The same, with a reservation made for each decision, that a report could settle.
-    MemoryReserved,
     /// Tollgate, buckets in a Redis of its own.
     Redis,
-    /// The same, with a reservation made for each decision, that a report could settle.
-    RedisReserved,
+}
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Tenants.
+    pub(crate) keys: usize,
+    /// Rules that are configured.
+    pub(crate) rules: usize,
+    /// Whether tenant and deployment have two limits each; or the tenant has one.
+    pub(crate) four_limits: bool,
+    /// Whether a reservation is made for each decision, that a report could settle.
+    pub(crate) reserved: bool,
+    /// Whether nearly everything is refused.
+    pub(crate) refused: bool,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Variant {
+    /// Its name in commands and in the table.
+    pub(crate) name: &'static str,
+    /// What answers.
+    pub(crate) backend: Backend,
+    /// What is asked; without a number of keys of its own, the run's.
+    shape: Shape,
+    own_keys: bool,
+}
+
+const PLAIN: Shape = Shape {
+    keys: 0,
+    rules: 1,
+    four_limits: false,
+    reserved: false,
+    refused: false,
+};
+
+const fn variant(name: &'static str, backend: Backend, shape: Shape) -> Variant {
+    Variant {
+        name,
+        backend,
+        shape,
+        own_keys: shape.keys > 0,
+    }
+}
+
+/// Every variant there is.
+#[rustfmt::skip]
+pub(crate) const VARIANTS: &[Variant] = &[
+    variant("empty",           Backend::Empty,    PLAIN),
+    variant("evalsha",         Backend::Evalsha,  PLAIN),
+    variant("combined",        Backend::Combined, PLAIN),
+    variant("memory",          Backend::Memory,   PLAIN),
+    variant("memory-4-limits", Backend::Memory,   Shape { four_limits: true, ..PLAIN }),
+    variant("memory-rules",    Backend::Memory,   Shape { rules: 10_000, ..PLAIN }),
+    variant("memory-hot",      Backend::Memory,   Shape { keys: 1, ..PLAIN }),
+    variant("memory-100k",     Backend::Memory,   Shape { keys: 100_000, ..PLAIN }),
+    variant("memory-refused",  Backend::Memory,   Shape { refused: true, ..PLAIN }),
+    variant("memory-reserved", Backend::Memory,   Shape { reserved: true, ..PLAIN }),
+    variant("redis",           Backend::Redis,    PLAIN),
+    variant("redis-4-limits",  Backend::Redis,    Shape { four_limits: true, ..PLAIN }),
+    variant("redis-rules",     Backend::Redis,    Shape { rules: 10_000, ..PLAIN }),
+    variant("redis-hot",       Backend::Redis,    Shape { keys: 1, ..PLAIN }),
+    variant("redis-100k",      Backend::Redis,    Shape { keys: 100_000, ..PLAIN }),
+    variant("redis-refused",   Backend::Redis,    Shape { refused: true, ..PLAIN }),
+    variant("redis-reserved",  Backend::Redis,    Shape { reserved: true, ..PLAIN }),
+];
+
+impl FromStr for Variant {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        if let Some(variant) = VARIANTS.iter().find(|variant| variant.name == name) {
+            return Ok(*variant);
+        }
+        let names: Vec<&str> = VARIANTS.iter().map(|variant| variant.name).collect();
+        bail!("the variants are {}", names.join(", "))
+    }
 }
 
 impl Variant {
-    /// Its name in commands and in the table.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Combined => "combined",
-            Self::Empty => "empty",
-            Self::Memory => "memory",
-            Self::MemoryReserved => "memory-reserved",
-            Self::Redis => "redis",
-            Self::RedisReserved => "redis-reserved",
-        }
-    }
-
-    /// What its limit counts: only tokens are reserved.
-    const fn cost(self) -> &'static str {
-        match self {
-            Self::Combined | Self::Empty | Self::Memory | Self::Redis => "hits",
-            Self::MemoryReserved | Self::RedisReserved => "tokens",
-        }
-    }
-
     /// Starts the server, and its Redis if it needs one, and connects to it.
     pub(crate) async fn start(
         self,
         tollgate: &Path,
         scratch: &Path,
         load: Load,
+        threads: usize,
     ) -> Result<Running> {
-        let (server, port, redis) = match self {
-            Self::Empty => {
-                let (server, port) = start_empty(None)?;
-                (server, port, None)
-            }
-            Self::Combined => {
-                let redis = start_redis(scratch, self.name()).await?;
-                let (server, port) = start_empty(Some(&redis.url))?;
-                (server, port, Some(redis))
-            }
-            Self::Memory | Self::MemoryReserved => {
-                let (server, port) = start_tollgate(tollgate, scratch, self, "memory").await?;
-                (server, port, None)
-            }
-            Self::Redis | Self::RedisReserved => {
-                let redis = start_redis(scratch, self.name()).await?;
-                let (server, port) = start_tollgate(tollgate, scratch, self, &redis.url).await?;
-                (server, port, Some(redis))
+        let mut shape = self.shape;
+        if !self.own_keys {
+            shape.keys = load.keys;
+        }
+        let redis = match self.backend {
+            Backend::Empty | Backend::Memory => None,
+            Backend::Evalsha | Backend::Combined | Backend::Redis => {
+                Some(start_redis(scratch, self.name).await?)
             }
         };
-        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?;
-        let mut clients = Vec::new();
-        for _ in 0..load.connections {
-            clients.push(RateLimitServiceClient::new(endpoint.connect().await?));
-        }
-        let tenants = Arc::new(Tenants::new(load.keys));
+        let url = redis.as_ref().map(|redis| redis.url.as_str());
+        let (server, port) = match self.backend {
+            Backend::Empty | Backend::Evalsha | Backend::Combined => {
+                start_empty(self.backend, url, threads)?
+            }
+            Backend::Memory | Backend::Redis => {
+                let path = scratch.join(format!("{}.yaml", self.name));
+                fs::write(&path, config(&shape)?)?;
+                let store = url.unwrap_or("memory");
+                let log = log_path(scratch, self.name);
+                start_tollgate(tollgate, &path, &log, store, threads).await?
+            }
+        };
+        let expected = match self.backend {
+            Backend::Empty | Backend::Evalsha | Backend::Combined => Expected::Nothing,
+            _ if shape.refused => Expected::Refused,
+            _ => Expected::Charged,
+        };
+        let driver = Driver {
+            generator: load.connect(port)?,
+            tenants: Tenants::new(&shape, expected)?,
+        };
         Ok(Running {
             variant: self,
-            clients,
-            tenants,
+            driver: Some(driver),
             server,
             redis,
         })
@@ -102,13 +163,17 @@ impl Variant {
 pub(crate) struct Running {
     /// Which it is.
     pub(crate) variant: Variant,
-    /// One per connection.
-    pub(crate) clients: Vec<RateLimitServiceClient<Channel>>,
-    /// Who asks it.
-    pub(crate) tenants: Arc<Tenants>,
+    /// Away while it drives.
+    driver: Option<Driver>,
     // Before its Redis: dropped in this order, so that it never sees Redis go.
     server: Process,
     redis: Option<Redis>,
+}
+
+#[derive(Debug)]
+struct Driver {
+    generator: Generator,
+    tenants: Tenants,
 }
 
 #[derive(Debug)]
@@ -117,40 +182,50 @@ struct Redis {
     url: String,
 }
 
+/// What a server has used so far.
+#[derive(Debug)]
+pub(crate) struct Used {
+    /// The server's CPU time.
+    pub(crate) server: CpuReading,
+    /// Its Redis's CPU time, and the scripts that it has run.
+    pub(crate) redis: Option<(CpuReading, u64)>,
+}
+
 impl Running {
-    /// The server's process.
-    pub(crate) fn pid(&self) -> u32 {
-        self.server.pid()
+    /// What it has used so far.
+    pub(crate) fn used(&self) -> Result<Used> {
+        let redis = match &self.redis {
+            Some(redis) => Some((CpuReading::of(redis.process.pid())?, redis.scripts_run()?)),
+            None => None,
+        };
+        Ok(Used {
+            server: CpuReading::of(self.server.pid())?,
+            redis,
+        })
     }
 
-    /// The process of its Redis, if it has one.
-    pub(crate) fn redis_pid(&self) -> Option<u32> {
-        self.redis.as_ref().map(|redis| redis.process.pid())
-    }
-
-    /// What its answers have to look like.
-    pub(crate) fn expected(&self) -> Expected {
-        match self.variant {
-            Variant::Combined | Variant::Empty => Expected::Nothing,
-            _ => Expected::Charged,
-        }
+    /// Drives it.
+    pub(crate) async fn drive(&mut self, pace: Pace, end: End) -> Result<Measured> {
+        self.work(move |driver| driver.tenants.drive(&mut driver.generator, pace, end))
+            .await
     }
 
     /// Checks that what it answered is what it charged, where it should have.
-    pub(crate) async fn verify(&self) -> Result<()> {
-        if self.expected() == Expected::Charged {
-            let client = self.clients.first().context("no connection")?;
-            self.tenants.verify(client.clone()).await?;
-        }
+    pub(crate) async fn verify(&mut self) -> Result<()> {
+        let seen = self
+            .work(|driver| {
+                driver.tenants.verify(&mut driver.generator)?;
+                Ok(driver.tenants.seen())
+            })
+            .await?;
         if let Some(redis) = &self.redis {
-            let (command, key) = match self.expected() {
-                Expected::Charged => ("HLEN", Some("tollgate:buckets")),
-                Expected::Nothing => ("DBSIZE", None),
+            let (command, key) = match self.variant.backend {
+                Backend::Redis => ("HLEN", Some("tollgate:buckets")),
+                _ => ("DBSIZE", None),
             };
             let buckets: usize = redis::cmd(command)
                 .arg(key)
-                .query(&mut redis::Client::open(redis.url.as_str())?.get_connection()?)?;
-            let seen = self.tenants.seen();
+                .query(&mut redis.connect()?)?;
             ensure!(
                 buckets >= seen,
                 "{buckets} buckets in Redis after {seen} tenants were charged"
@@ -158,13 +233,53 @@ impl Running {
         }
         Ok(())
     }
+
+    async fn work<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Driver) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let mut driver = self.driver.take().context("it is driven already")?;
+        let (driver, result) = blocking(move || {
+            let result = work(&mut driver);
+            (driver, result)
+        })
+        .await?;
+        self.driver = Some(driver);
+        result
+    }
 }
 
-fn start_empty(redis: Option<&str>) -> Result<(Process, u16)> {
+impl Redis {
+    fn connect(&self) -> Result<Connection> {
+        Ok(redis::Client::open(self.url.as_str())?.get_connection()?)
+    }
+
+    /// Each of them was a round trip.
+    fn scripts_run(&self) -> Result<u64> {
+        let told: String = redis::cmd("INFO")
+            .arg("commandstats")
+            .query(&mut self.connect()?)?;
+        told.lines()
+            .filter_map(|line| line.strip_prefix("cmdstat_eval"))
+            .filter_map(|line| line.split_once(":calls=")?.1.split(',').next())
+            .map(|calls| Ok(calls.parse::<u64>()?))
+            .sum()
+    }
+}
+
+fn start_empty(backend: Backend, redis: Option<&str>, threads: usize) -> Result<(Process, u16)> {
+    let how = match backend {
+        Backend::Combined => empty::COMBINED,
+        _ => "alone",
+    };
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(empty::ARGUMENT);
+    if let Some(url) = redis {
+        command.args([how, url]);
+    }
     let mut server = Process::spawn(
-        Command::new(std::env::current_exe()?)
-            .arg(empty::ARGUMENT)
-            .args(redis)
+        command
+            .env(WORKER_THREADS, threads.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped()),
     )?;
@@ -178,20 +293,23 @@ fn start_empty(redis: Option<&str>) -> Result<(Process, u16)> {
     Ok((server, port))
 }
 
+/// Tokio reads it.
+const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
+
 async fn start_tollgate(
     program: &Path,
-    scratch: &Path,
-    variant: Variant,
+    config: &Path,
+    log: &Path,
     store: &str,
+    threads: usize,
 ) -> Result<(Process, u16)> {
-    let config = scratch.join(format!("{}.yaml", variant.name()));
-    write_config(&config, variant.cost())?;
     let command = |[grpc, http]: [u16; 2]| {
         let mut command = Command::new(program);
         command
+            .env(WORKER_THREADS, threads.to_string())
             .arg("serve")
             .arg("--config")
-            .arg(&config)
+            .arg(config)
             .args(["--store", store])
             // A busy machine may be late; that is told as latency, not by refusing.
             .args(["--store-timeout", "1s"]);
@@ -199,9 +317,8 @@ async fn start_tollgate(
         command.args(["--http-addr", &format!("127.0.0.1:{http}")]);
         command
     };
-    let log = log_path(scratch, variant.name());
     let (server, [grpc, _]) =
-        Process::launch(&log, command, |[_, http]| is_http_ready(http)).await?;
+        Process::launch(log, command, |[_, http]| is_http_ready(http)).await?;
     Ok((server, grpc))
 }
 

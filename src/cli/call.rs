@@ -20,6 +20,7 @@ pub async fn call(args: CallArgs) -> ExitCode {
         domain: args.domain,
         descriptors,
         hits: args.hits,
+        request_hits: 0,
     };
 
     let mut code = ExitCode::SUCCESS;

@@ -8,6 +8,7 @@
     reason = "commands talk to people"
 )]
 
+mod bench;
 mod call;
 mod check;
 mod presets;
@@ -16,6 +17,7 @@ mod serve;
 use std::future::Future;
 use std::process::ExitCode;
 
+pub use bench::bench;
 pub use call::call;
 pub use check::{check, explain};
 pub use presets::presets;

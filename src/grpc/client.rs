@@ -9,7 +9,11 @@ use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::{Code, 
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
 use envoy_types::pb::google::protobuf::UInt64Value;
 use envoy_types::pb::google::protobuf::value::Kind;
+use prost::Message as _;
 use tonic::transport::{Channel, Endpoint};
+
+/// The method that is asked.
+pub const METHOD: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
 
 /// What to ask.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +24,53 @@ pub struct Question {
     pub descriptors: Vec<Vec<(String, String)>>,
     /// The addend of each descriptor; `None`: none is sent.
     pub hits: Option<u64>,
+    /// The addend of the request, which every such service knows; zero: none is sent.
+    pub request_hits: u32,
+}
+
+impl Question {
+    /// As it goes over the wire to [`METHOD`].
+    pub fn encode(&self) -> Vec<u8> {
+        self.request().encode_to_vec()
+    }
+
+    fn request(&self) -> RateLimitRequest {
+        let descriptors = self
+            .descriptors
+            .iter()
+            .map(|entries| RateLimitDescriptor {
+                entries: entries
+                    .iter()
+                    .map(|(key, value)| Entry {
+                        key: key.clone(),
+                        value: value.clone(),
+                    })
+                    .collect(),
+                hits_addend: self.hits.map(|value| UInt64Value { value }),
+                ..RateLimitDescriptor::default()
+            })
+            .collect();
+        RateLimitRequest {
+            domain: self.domain.clone(),
+            descriptors,
+            hits_addend: self.request_hits,
+        }
+    }
+}
+
+/// What of an answer counts when there are a hundred thousand in a second. The names of fields are
+/// numbers on the wire; what has another number is passed over.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Overall {
+    #[prost(enumeration = "Code", tag = "1")]
+    overall_code: i32,
+}
+
+/// The overall code of an encoded answer: `OK`, `OVER_LIMIT` or `UNKNOWN`; `None` if it is no
+/// answer.
+pub fn overall_code(answer: &[u8]) -> Option<&'static str> {
+    let overall = Overall::decode(answer).ok()?;
+    Some(code_name(overall.overall_code))
 }
 
 /// What was answered.
@@ -102,29 +153,9 @@ impl Caller {
 
     /// Asks.
     pub async fn ask(&mut self, question: &Question) -> Result<Reply, CallError> {
-        let descriptors = question
-            .descriptors
-            .iter()
-            .map(|entries| RateLimitDescriptor {
-                entries: entries
-                    .iter()
-                    .map(|(key, value)| Entry {
-                        key: key.clone(),
-                        value: value.clone(),
-                    })
-                    .collect(),
-                hits_addend: question.hits.map(|value| UInt64Value { value }),
-                ..RateLimitDescriptor::default()
-            })
-            .collect();
-        let request = RateLimitRequest {
-            domain: question.domain.clone(),
-            descriptors,
-            hits_addend: 0,
-        };
         let response = self
             .0
-            .should_rate_limit(request)
+            .should_rate_limit(question.request())
             .await
             .map_err(Box::new)?
             .into_inner();

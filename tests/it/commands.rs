@@ -366,6 +366,7 @@ fn every_command_has_help_and_the_version() {
         &["explain"],
         &["presets"],
         &["call"],
+        &["bench"],
     ] {
         let help = run(&[command, &["--help"]].concat());
         assert_eq!(help.code, Some(0));

@@ -40,8 +40,9 @@ const TABLE: &[Layer] = &[
     // Leaves.
     layer("clock",         &["limit"],                                  &[]),
     layer("connections",   &[],                                         &["socket2", "tokio", "tokio_util", "tracing"]),
+    layer("load",          &["clock"],                                  &["fastrand", "foldhash", "hashbrown", "hdrhistogram", "loona_hpack", "rustix", "thiserror"]),
     layer("health",        &[],                                         &["tokio"]),
-    layer("settings",      &[],                                         &["clap", "jiff", "secrecy"]),
+    layer("settings",      &["load"],                                   &["clap", "jiff", "secrecy"]),
     layer("shutdown",      &[],                                         &["tokio", "tokio_util", "tracing"]),
     layer("telemetry",     &["clock", "settings"],                      &["tracing", "tracing_subscriber"]),
     // What is configured. Only the watch knows files that change, and waits for them.
@@ -75,6 +76,7 @@ const EVERYTHING: &[&str] = &[
     "grpc",
     "health",
     "limit",
+    "load",
     "metrics",
     "rules",
     "run",
@@ -304,6 +306,7 @@ fn what_is_against_the_table_is_caught_however_it_is_written() {
         ("admin::v1", "use envoy_types::pb::google;"),
         ("admin::v1", "use crate::{Listeners, health};"),
         ("metrics", "use crate::service;"),
+        ("load::generator", "use crate::grpc::client::Question;"),
         ("run", "fn f(_: redis::Client) {}"),
         ("cli::call", "use tonic::Status;"),
         ("novelty", "use std::fmt;"),

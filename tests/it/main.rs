@@ -10,6 +10,7 @@
 
 mod admin;
 mod bad_requests;
+mod bench;
 mod commands;
 mod envoy;
 mod exactly_once;

@@ -1,7 +1,9 @@
-//! What sharing costs when nothing is decided: scripts combined as Tollgate combines them, that
-//! read and write a value of the size of a bucket for each request.
+//! What sharing costs when nothing is decided: a script that reads and writes a value of the size of
+//! a bucket for each request.
 //!
-//! What Tollgate's Redis store takes beyond this is its decision.
+//! Either each request runs it for itself, or requests are combined as Tollgate combines them: what
+//! arrives while a call is under way is the next call. What Tollgate's Redis store takes beyond the
+//! latter is its decision.
 
 use anyhow::Result;
 use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitRequest;
@@ -22,12 +24,18 @@ const MAX_KEYS: usize = 512;
 
 type Asked = (String, oneshot::Sender<()>);
 
-/// A connection that sends what arrives while a call is under way as the next one.
+/// A Redis that is asked for nothing.
 #[derive(Clone, Debug)]
-pub(crate) struct Combined(mpsc::Sender<Asked>);
+pub(crate) enum Sharing {
+    /// By each request for itself.
+    Alone(MultiplexedConnection, String),
+    /// By many together.
+    Combined(mpsc::Sender<Asked>),
+}
 
-impl Combined {
-    pub(crate) async fn connect(url: &str) -> Result<Self> {
+impl Sharing {
+    /// Connects, and loads the script.
+    pub(crate) async fn connect(url: &str, combined: bool) -> Result<Self> {
         let mut connection = redis::Client::open(url)?
             .get_multiplexed_async_connection()
             .await?;
@@ -36,19 +44,33 @@ impl Combined {
             .arg(SCRIPT)
             .query_async(&mut connection)
             .await?;
+        if !combined {
+            return Ok(Self::Alone(connection, sha));
+        }
         let (sender, asked) = mpsc::channel(16_384);
         tokio::spawn(send(asked, connection, sha));
-        Ok(Self(sender))
+        Ok(Self::Combined(sender))
     }
 
     /// Reads and writes the key that stands for a request. Without an answer the request has none
     /// either, which ends the run.
     pub(crate) async fn touch(&self, request: &RateLimitRequest) -> Option<()> {
         let entry = request.descriptors.first()?.entries.first()?;
-        let (reply, answer) = oneshot::channel();
-        let key = format!("combined:b:{}", entry.value);
-        self.0.send((key, reply)).await.ok()?;
-        answer.await.ok()
+        let key = format!("shared:b:{}", entry.value);
+        match self {
+            Self::Alone(connection, sha) => {
+                let mut connection = connection.clone();
+                let mut command = redis::cmd("EVALSHA");
+                command.arg(sha).arg(1).arg(key);
+                let touched: usize = command.query_async(&mut connection).await.ok()?;
+                (touched == 1).then_some(())
+            }
+            Self::Combined(sender) => {
+                let (reply, answer) = oneshot::channel();
+                sender.send((key, reply)).await.ok()?;
+                answer.await.ok()
+            }
+        }
     }
 }
 
