@@ -17,6 +17,7 @@ pub(crate) struct Round {
     redis: Option<f64>,
     /// Of Redis, for each decision.
     calls: Option<f64>,
+    generator: f64,
     per_second: f64,
     decisions: u64,
 }
@@ -31,6 +32,7 @@ impl Round {
             server: each(after.server.since(&before.server)),
             redis: redis.map(|((after, _), (before, _))| each(after.since(before))),
             calls: redis.map(|((_, after), (_, before))| float(after - before) / float(decisions)),
+            generator: each(after.generator.since(&before.generator)),
             per_second: float(decisions) / measured.elapsed.as_secs_f64(),
             decisions,
         }
@@ -46,6 +48,7 @@ impl Round {
             "redis_us": self.redis,
             "total_us": self.total(),
             "redis_calls_per_decision": self.calls,
+            "generator_us": self.generator,
             "decisions_per_second": self.per_second,
             "decisions": self.decisions,
         })
@@ -315,7 +318,7 @@ impl Report {
         let [empty, total, rate] = &RATIOS;
         writeln!(
             f,
-            "| {:<15} | {:<19} | {:<16} | {:<19} | {:<19} | {:<16} | {:<22} | {:<16} | Redis calls |",
+            "| {:<15} | {:<19} | {:<16} | {:<19} | {:<19} | {:<16} | {:<22} | {:<16} | Redis calls | generator µs |",
             "",
             "server µs",
             empty.name,
@@ -327,7 +330,7 @@ impl Report {
         )?;
         writeln!(
             f,
-            "|{0:-<17}|{0:-<21}|{0:-<18}|{0:-<21}|{0:-<21}|{0:-<18}|{0:-<24}|{0:-<18}|{0:-<12}:|",
+            "|{0:-<17}|{0:-<21}|{0:-<18}|{0:-<21}|{0:-<21}|{0:-<18}|{0:-<24}|{0:-<18}|{0:-<12}:|{0:-<13}:|",
             ""
         )?;
         for (variant, rounds) in &self.variants {
@@ -342,7 +345,7 @@ impl Report {
             };
             writeln!(
                 f,
-                "| {:<15} | {:<19} | {:<16} | {:<19} | {:<19} | {:<16} | {:<22} | {:<16} | {:>11} |",
+                "| {:<15} | {:<19} | {:<16} | {:<19} | {:<19} | {:<16} | {:<22} | {:<16} | {:>11} | {:>12.1} |",
                 variant.name,
                 spread(|round| round.server).text(1),
                 ratio(empty),
@@ -353,6 +356,7 @@ impl Report {
                 ratio(rate),
                 known(|round| round.calls)
                     .map_or_else(dash, |calls| format!("{:.3}", calls.median)),
+                spread(|round| round.generator).median,
             )?;
         }
         Ok(())

@@ -185,6 +185,8 @@ struct Redis {
 /// What a server has used so far.
 #[derive(Debug)]
 pub(crate) struct Used {
+    /// Our own CPU time: nothing of the variant's, but it must not be what is measured.
+    pub(crate) generator: CpuReading,
     /// The server's CPU time.
     pub(crate) server: CpuReading,
     /// Its Redis's CPU time, and the scripts that it has run.
@@ -199,6 +201,7 @@ impl Running {
             None => None,
         };
         Ok(Used {
+            generator: CpuReading::of(std::process::id())?,
             server: CpuReading::of(self.server.pid())?,
             redis,
         })

@@ -268,9 +268,11 @@ impl Outcome {
         if let Some(error) = &self.broken {
             return super::fail(&error.to_string());
         }
-        match self.measured.failures() + self.measured.unanswered {
-            0 => ExitCode::SUCCESS,
-            _ => ExitCode::FAILURE,
+        let measured = &self.measured;
+        if measured.answers() > 0 && measured.failures() + measured.unanswered == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::headers::{Block, Blocks, DEFAULT_TABLE, RequestBlocks};
@@ -280,6 +280,11 @@ impl Connection {
             Err(error) => return Err(Lost::Connection(error.to_string())),
         }
         self.take_frames(blocks, ended)
+    }
+
+    /// Closes it. Where that fails, it is closed already.
+    pub(super) fn close(&self) {
+        self.stream.shutdown(Shutdown::Both).unwrap_or_default();
     }
 
     /// Ends every call under way, because the connection is gone.

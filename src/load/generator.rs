@@ -284,6 +284,7 @@ impl Generator {
                 })?;
             }
         }
+        connection.close();
         *connection = Connection::open(&self.target)?;
         Ok(())
     }
