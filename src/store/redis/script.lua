@@ -250,8 +250,8 @@ local function over(l)
   return limits[l][1] % 4 >= 2
 end
 
-local function tell(fits, i)
-  say(pack('<dd', fits and spent[i] or -spent[i] - 1, fraction[i]))
+local function reading(fits, i)
+  return pack('<dd', fits and spent[i] or -spent[i] - 1, fraction[i])
 end
 
 -- Open reservations are counted by the minute in which they expire.
@@ -306,7 +306,7 @@ local position = 1
 -- Charges: slot, limit, effect (0 enforce, 1 quota, 2 record, 3 shadow; + 8 where a report changes
 -- it), amount, threshold.
 local slot, limit, effect, amount, threshold = {}, {}, {}, {}, {}
-local spent_before, fraction_before, spent_after, fraction_after, fits = {}, {}, {}, {}, {}
+local spent_before, fraction_before, fits = {}, {}, {}
 local function read_charges(count)
   for c = 1, count do
     slot[c], limit[c], effect[c], amount[c], threshold[c], position =
@@ -345,16 +345,24 @@ local function decide()
     end
   end
 
-  for c = 1, count do refill(slot[c], limit[c]) end
+  for c = 1, count do
+    -- A second time by the same limit changes nothing.
+    if held_to[slot[c]] ~= limit[c] then refill(slot[c], limit[c]) end
+  end
   local enforced_over, quotas, quotas_over = false, 0, 0
+  local place = told + 1
+  told = place + count
   for c = 1, count do
     local i = slot[c]
-    spent_before[c], fraction_before[c] = spent[i], fraction[i]
+    local before = spent[i]
+    spent_before[c], fraction_before[c] = before, fraction[i]
     local e = effect[c] % 8
-    local ok = e == 2 or spent[i] <= threshold[c]
+    local ok = e == 2 or before <= threshold[c]
     fits[c] = ok
-    if ok or over(limit[c]) then spend(i, amount[c]) end
-    spent_after[c], fraction_after[c] = spent[i], fraction[i]
+    if ok or over(limit[c]) then
+      spent[i], fraction[i] = charged(before, fraction[i], amount[c])
+    end
+    answer[place + c] = pack('<dd', ok and spent[i] or -spent[i] - 1, fraction[i])
     if e == 0 then
       if not ok then enforced_over = true end
     elseif e == 1 then
@@ -369,26 +377,23 @@ local function decide()
     verdict = 'R'
   end
 
-  say(verdict)
+  answer[place] = verdict
   if refused or peek then
     for c = count, 1, -1 do
       local i = slot[c]
       spent[i], fraction[i] = spent_before[c], fraction_before[c]
     end
     for c = 1, count do
+      local i = slot[c]
       if not peek and over(limit[c]) then
-        spend(slot[c], amount[c])
-        dirty[slot[c]] = true
+        spend(i, amount[c])
+        dirty[i] = true
       end
-      tell(fits[c], slot[c])
+      answer[place + c] = reading(fits[c], i)
     end
     return
   end
-  for c = 1, count do
-    local s = spent_after[c]
-    say(pack('<dd', fits[c] and s or -s - 1, fraction_after[c]))
-    dirty[slot[c]] = true
-  end
+  for c = 1, count do dirty[slot[c]] = true end
   if reported then
     close(hold_key, 's', lifetime, now, '')
   elseif holds then
@@ -426,7 +431,7 @@ local function settle()
       refill(slot[c], limit[c])
       spend(slot[c], amount[c])
       dirty[slot[c]] = true
-      tell(true, slot[c])
+      say(reading(true, slot[c]))
     end
     close(hold_key, 'r', lifetime, now, '')
     return
@@ -480,7 +485,7 @@ local function settle()
     end
     spend(i, correction)
     dirty[i] = true
-    tell(true, i)
+    say(reading(true, i))
     if kind == 2 or kind == 5 or kind == 6 then
       -- It is remembered still: with what is charged now. What was told so far is not given back
       -- by a report without usage.
