@@ -59,6 +59,8 @@ pub struct Metrics {
     pub store_duration: Histogram,
     /// Operations in one call to Redis.
     pub store_batch_operations: Histogram,
+    /// Requests refused without asking Redis, which had just refused their like.
+    pub local_refusals: IntCounter,
     /// Reservations made.
     pub reservations_opened: IntCounter,
     /// Reservations that expired without any report.
@@ -242,6 +244,10 @@ impl Metrics {
                 "tollgate_store_batch_operations",
                 "Operations combined in one call to Redis.",
                 &SIZES,
+            )?,
+            local_refusals: made.counter(
+                "tollgate_local_refusals_total",
+                "Requests refused without asking Redis, from what it had just told.",
             )?,
             reservations_opened: made
                 .counter("tollgate_reservations_opened_total", "Reservations made by this process.")?,

@@ -276,6 +276,9 @@ fn open_store(args: &ServeArgs, metrics: &Metrics) -> Result<Store, RunError> {
     let mut options = store::redis::Options::new(url.expose_secret());
     options.prefix.clone_from(&args.redis_prefix);
     options.deadline = args.store_timeout;
+    options.refusal_memory = args.refusal_memory;
+    let refusals = metrics.local_refusals.clone();
+    options.on_local_refusal = Some(Arc::new(move || refusals.inc()));
     let operations = metrics.store_batch_operations.clone();
     options.on_call = Some(Arc::new(move |call: &store::redis::CallReport| {
         #[expect(

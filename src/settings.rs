@@ -79,6 +79,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TIME", env = "TOLLGATE_STORE_TIMEOUT", default_value = "15ms", value_parser = duration)]
     pub store_timeout: Duration,
 
+    /// How long what Redis refused is refused again without asking it, while time alone cannot have
+    /// made room. So much later another replica's refund is seen at most. 0s: Redis is always asked.
+    #[arg(long, value_name = "TIME", env = "TOLLGATE_REFUSAL_MEMORY", default_value = "100ms", value_parser = refusal_memory)]
+    pub refusal_memory: Duration,
+
     /// What all keys in Redis start with.
     #[arg(long, value_name = "TEXT", env = "TOLLGATE_REDIS_PREFIX", default_value = "tollgate:", value_parser = prefix)]
     pub redis_prefix: String,
@@ -391,6 +396,17 @@ fn duration_or_zero(text: &str) -> Result<Duration, String> {
     Duration::try_from(parsed).map_err(|_| "it must not be negative".to_owned())
 }
 
+/// The longest that a refund may go unseen.
+const LONGEST_REFUSAL_MEMORY: Duration = Duration::from_secs(10);
+
+fn refusal_memory(text: &str) -> Result<Duration, String> {
+    let memory = duration_or_zero(text)?;
+    if memory > LONGEST_REFUSAL_MEMORY {
+        return Err("it is at most 10s".to_owned());
+    }
+    Ok(memory)
+}
+
 /// The script counts a prefix's length in one byte.
 fn prefix(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > 128 {
@@ -435,6 +451,8 @@ mod tests {
         assert!(duration("0s").is_err());
         assert!(duration("-1s").is_err());
         assert_eq!(duration_or_zero("0s"), Ok(Duration::ZERO));
+        assert_eq!(refusal_memory("10s"), Ok(Duration::from_secs(10)));
+        assert!(refusal_memory("10001ms").is_err());
     }
 
     #[test]

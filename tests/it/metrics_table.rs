@@ -45,12 +45,16 @@ fn serve_all() -> (Tollgate, TempDir) {
 }
 
 fn serve_config(text: &str, store: &str) -> (Tollgate, TempDir) {
+    serve_with(text, &["--store", store, "--store-timeout=5s"])
+}
+
+fn serve_with(text: &str, flags: &[&str]) -> (Tollgate, TempDir) {
     let files = tempfile::tempdir().unwrap();
     let file = files.path().join("seen.yaml");
     std::fs::write(&file, text).unwrap();
     let config = format!("--config={}", file.display());
-    let tollgate = Tollgate::serve(&[&config, "--store", store, "--store-timeout=5s"]);
-    (tollgate, files)
+    let flags = [&[config.as_str()], flags].concat();
+    (Tollgate::serve(&flags), files)
 }
 
 async fn page(tollgate: &Tollgate) -> String {
@@ -210,6 +214,44 @@ async fn what_goes_through_redis_shows_in_every_histogram() {
         0.0 < stored && stored < decided,
         "{stored} s of {decided} s"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_without_redis_count_as_all_do_and_are_told_apart() {
+    const CALLS: u64 = 10;
+    const ONE: &str = "
+domain: seen
+descriptors: [{ key: tenant, limits: [{ name: one, rate: 1/year, cost: requests }] }]
+";
+
+    let redis = RedisServer::start();
+    for (memory, refused_here) in [("0s", 0), ("10s", CALLS - 1)] {
+        let flags = ["--store", &redis.url(), "--store-timeout=5s"];
+        let memory = format!("--refusal-memory={memory}");
+        let (tollgate, _files) = serve_with(ONE, &[&flags[..], &[&memory]].concat());
+        let client = connect(&tollgate).await;
+        let tenant = || request("seen", [descriptor(&[("tenant", &memory)], None)]);
+        // The first may find no connection yet.
+        let begun = clock::instant();
+        while limit_of(&ask(&client, tenant()).await.statuses[0]).is_none() {
+            assert!(begun.elapsed() < PATIENCE, "the store was not asked");
+        }
+        let before = page(&tollgate).await;
+        let refused = "tollgate_decisions_total{domain=\"seen\",limit=\"one\",result=\"refused\"}";
+        let first = ask(&client, tenant()).await;
+        for _ in 1..CALLS {
+            let answer = ask(&client, tenant()).await;
+            assert!(!admitted(&answer));
+            assert_eq!(
+                answer.statuses[0].current_limit,
+                first.statuses[0].current_limit
+            );
+        }
+        let after = page(&tollgate).await;
+        assert_eq!(metric(&after, refused) - metric(&before, refused), CALLS);
+        let here = metric(&after, "tollgate_local_refusals_total");
+        assert_eq!(here, refused_here, "{memory}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::answers;
 use super::call::{Call, MAX_KEYS, Places};
 use super::connection::Link;
+use super::refusals::Refusals;
 use super::script::{self, Answer, Operation};
 use super::{CallReport, Options, REPORT_DEADLINE, StoreError};
 use crate::clock::{self, ManualClock};
@@ -60,6 +61,7 @@ pub(super) async fn run(
     mut pending: mpsc::Receiver<Pending>,
     queue: mpsc::WeakSender<Pending>,
     link: Link,
+    refusals: Arc<Refusals>,
     options: Options,
 ) {
     let sha = redis::Script::new(script::SOURCE).get_hash().to_owned();
@@ -106,12 +108,13 @@ pub(super) async fn run(
         let places = call.arguments(&options.prefix, time, |argument| {
             command.arg(argument);
         });
+        let sent = refusals.time();
         let mut reply: Reply = Box::pin(evaluate(link.clone(), command));
         tokio::select! {
             biased;
             result = &mut reply => {
                 report(&options, batch.len(), begun, result.as_ref().err());
-                deliver(&mut batch, &places, result, &queue);
+                deliver(&mut batch, &places, result, &queue, (&refusals, Some(sent)));
             }
             () = tokio::time::sleep_until(until.into()) => {
                 report(&options, batch.len(), begun, Some(&StoreError::Timeout));
@@ -119,7 +122,8 @@ pub(super) async fn run(
                 late.fetch_add(1, Ordering::AcqRel);
                 let batch = std::mem::take(&mut batch);
                 let late = Arc::clone(&late);
-                tokio::spawn(finish(reply, batch, places, queue.clone(), late));
+                let refusals = Arc::clone(&refusals);
+                tokio::spawn(finish(reply, batch, places, queue.clone(), refusals, late));
             }
         }
     }
@@ -131,6 +135,7 @@ async fn finish(
     mut batch: Vec<Pending>,
     places: Places,
     queue: mpsc::WeakSender<Pending>,
+    refusals: Arc<Refusals>,
     late: Arc<AtomicUsize>,
 ) {
     let result = loop {
@@ -146,7 +151,7 @@ async fn finish(
     };
     // First of all: what is given back now must find its way.
     late.fetch_sub(1, Ordering::AcqRel);
-    deliver(&mut batch, &places, result, &queue);
+    deliver(&mut batch, &places, result, &queue, (&refusals, None));
 }
 
 /// Lets the tasks run that can: they may be about to ask. Where none does, this costs a few hundred
@@ -225,12 +230,14 @@ async fn evaluate(link: Link, command: Cmd) -> Result<Vec<u8>, StoreError> {
     }
 }
 
-/// Hands out the answers. What cannot be handed out is undone.
+/// Hands out the answers. What cannot be handed out is undone. The refusals are told when the call
+/// was sent, unless it was late.
 fn deliver(
     batch: &mut Vec<Pending>,
     places: &Places,
     result: Result<Vec<u8>, StoreError>,
     queue: &mpsc::WeakSender<Pending>,
+    (refusals, sent): (&Refusals, Option<u64>),
 ) {
     let answers = result.and_then(|bytes| {
         let operations: Vec<&Operation> = batch.iter().map(|pending| &pending.operation).collect();
@@ -239,8 +246,13 @@ fn deliver(
     });
     let answers = match answers {
         Ok(answers) => answers,
-        Err(error) => return fail(batch.drain(..), &error),
+        Err(error) => {
+            refusals.forget_all();
+            return fail(batch.drain(..), &error);
+        }
     };
+    let operations = batch.iter().map(|pending| &pending.operation);
+    refusals.heed(operations.zip(&answers), sent);
     for (pending, answer) in batch.drain(..).zip(answers) {
         let done = (pending.operation, answer);
         let unheard = match pending.reply {

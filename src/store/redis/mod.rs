@@ -14,6 +14,7 @@ mod call;
 mod codec;
 mod connection;
 mod record;
+mod refusals;
 mod samples;
 mod script;
 mod sweep;
@@ -26,6 +27,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::batch::{Delivery, Pending};
 use self::connection::Link;
+pub use self::refusals::OnLocalRefusal;
+use self::refusals::Refusals;
 use self::script::{Answer, Operation, open_holds_key};
 use super::{Admission, Decision, Ended, Ending, Held, HoldCounts, Samples, StoreError};
 use crate::clock::{self, Clock, ManualClock};
@@ -47,10 +50,17 @@ pub struct Options {
     pub clock: Option<ManualClock>,
     /// Told of every call that was made.
     pub on_call: Option<OnCall>,
+    /// How long what Redis refused may be refused again without asking it, if time alone cannot
+    /// have made room: so much later it is noticed at most that somebody else gave something back.
+    /// Zero: Redis is always asked.
+    pub refusal_memory: Duration,
+    /// Told of every refusal that Redis was not asked for.
+    pub on_local_refusal: Option<OnLocalRefusal>,
 }
 
 impl Options {
-    /// The defaults for `url`: keys `tollgate:…`, 15 ms, 16,384 waiting.
+    /// The defaults for `url`: keys `tollgate:…`, 15 ms, 16,384 waiting, refusals remembered for
+    /// 100 ms.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: secrecy::SecretString::from(url.into()),
@@ -59,6 +69,8 @@ impl Options {
             queue: 16_384,
             clock: None,
             on_call: None,
+            refusal_memory: Duration::from_millis(100),
+            on_local_refusal: None,
         }
     }
 }
@@ -69,6 +81,7 @@ impl fmt::Debug for Options {
             .field("prefix", &self.prefix)
             .field("deadline", &self.deadline)
             .field("queue", &self.queue)
+            .field("refusal_memory", &self.refusal_memory)
             .finish_non_exhaustive()
     }
 }
@@ -95,6 +108,7 @@ pub struct Redis {
     deadline: Duration,
     prefix: Arc<str>,
     clock: Option<ManualClock>,
+    refusals: Arc<Refusals>,
 }
 
 /// How many steps, of how many keys each, a look at all reservations takes before it gives up.
@@ -114,19 +128,30 @@ impl Redis {
     pub fn start(options: Options) -> Result<Self, StoreError> {
         let link = Link::new(&options)?;
         let (queue, pending) = mpsc::channel(options.queue);
+        let refusals = Arc::new(Refusals::new(&options));
         let store = Self {
             queue: queue.clone(),
             link: link.clone(),
             deadline: options.deadline,
             prefix: Arc::from(options.prefix.as_str()),
             clock: options.clock.clone(),
+            refusals: Arc::clone(&refusals),
         };
-        tokio::spawn(batch::run(pending, queue.downgrade(), link, options));
+        tokio::spawn(batch::run(
+            pending,
+            queue.downgrade(),
+            link,
+            refusals,
+            options,
+        ));
         Ok(store)
     }
 
-    /// Decides over an admission.
+    /// Decides over an admission. One that Redis would refuse for sure is refused without it.
     pub async fn admit(&self, admission: Admission) -> Result<Decision, StoreError> {
+        if let Some(refused) = self.refusals.refuse(&admission) {
+            return Ok(refused);
+        }
         match self.ask(Operation::Admit(admission), self.deadline).await? {
             Answer::Admit(decision) => Ok(decision),
             Answer::End(_) => Err(StoreError::Rejected("answers out of order".to_owned())),

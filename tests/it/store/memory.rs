@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tollgate::clock::{Clock, ManualClock};
 use tollgate::limit::{Rate, Usage};
+use tollgate::rules::BucketKey;
 use tollgate::store::{HoldCounts, Memory, Store, Verdict};
 
 use super::fixture::{
@@ -134,4 +135,24 @@ async fn reservations_that_are_abandoned_leave_nothing() {
     assert_eq!(memory.hold_count(), 0);
     memory.forget_full();
     assert_eq!(fixture.bucket_count(), 0);
+}
+
+#[test]
+fn a_bucket_takes_120_bytes_at_most_however_many_there_are() {
+    const MOST: usize = 200_000;
+    let limit = token_bucket(1, Rate::MAX_PERIOD, 100);
+    let memory = Memory::new(Clock::Manual(ManualClock::new(START)));
+    let mut keys = fastrand::Rng::with_seed(4);
+    let mut worst = 0;
+    for buckets in 1..=MOST {
+        let mut asked = charge("any", limit, 1);
+        asked.key = BucketKey::from_bytes(keys.u128(..).to_le_bytes());
+        memory.admit(&admission([asked]));
+        // Tables double: every size between one doubling and the next, several times over.
+        if buckets >= 10_000 {
+            worst = worst.max(memory.bucket_bytes() / buckets);
+        }
+    }
+    assert_eq!(memory.bucket_count(), MOST);
+    assert!((49..=120).contains(&worst), "{worst}");
 }

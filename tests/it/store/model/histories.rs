@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -34,6 +35,8 @@ fn redis_does_what_the_model_does() {
     let (count_calls, count_operations) = (Arc::clone(&calls), Arc::clone(&operations));
     let fixture = runtime.block_on(async {
         Fixture::redis_with(|options| {
+            // Everything is asked of Redis.
+            options.refusal_memory = Duration::ZERO;
             options.on_call = Some(Arc::new(move |call| {
                 count_calls.fetch_add(1, Ordering::Relaxed);
                 count_operations.fetch_add(call.operations, Ordering::Relaxed);
@@ -56,6 +59,33 @@ fn redis_does_what_the_model_does() {
     let calls = calls.load(Ordering::Relaxed);
     assert_eq!(calls, batches.load(Ordering::Relaxed));
     assert!(operations.load(Ordering::Relaxed) > 2 * calls);
+}
+
+#[test]
+fn what_is_refused_without_redis_the_model_refuses_too() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let refused = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&refused);
+    let fixture = runtime.block_on(async {
+        Fixture::redis_with(|options| {
+            // Nobody else gives anything back, so it may be remembered for ever.
+            options.refusal_memory = Duration::MAX;
+            options.on_local_refusal = Some(Arc::new(move || {
+                count.fetch_add(1, Ordering::Relaxed);
+            }));
+        })
+    });
+    let case = AtomicUsize::new(0);
+    proptest!(config(300), |(history in histories(60))| {
+        let case = case.fetch_add(1, Ordering::Relaxed);
+        let run = Run::new(&fixture, case, &history).with_refusals_remembered();
+        runtime.block_on(run.finish())?;
+    });
+    let refused = refused.load(Ordering::Relaxed);
+    assert!(refused > 100, "only {refused} were refused without Redis");
 }
 
 pub(super) fn config(cases: u32) -> ProptestConfig {

@@ -1,6 +1,7 @@
 //! Many clients at once: exact, and in fewer calls than operations.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tollgate::clock::Clock;
 use tollgate::limit::Rate;
@@ -12,13 +13,18 @@ use crate::support::redis::RedisServer;
 use crate::support::tasks::in_order;
 
 /// Asks for `cost` 1,280 times, from 16 tasks on 4 stores; returns how many were admitted.
-async fn storm(cost: i64) -> i64 {
+async fn storm(cost: i64, refusal_memory: Duration) -> i64 {
     // On the server's own clock: not one of 500 comes back within 17 hours.
     let limit = token_bucket(500, Rate::MAX_PERIOD, 500);
     let fixture = Fixture::redis_with(|options| options.clock = None);
     let mut calls = Vec::new();
     let stores: Vec<_> = (0..4)
-        .map(|_| fixture.another_client_with(|options| calls.push(Calls::of(options))))
+        .map(|_| {
+            fixture.another_client_with(|options| {
+                options.refusal_memory = refusal_memory;
+                calls.push(Calls::of(options));
+            })
+        })
         .map(Arc::new)
         .collect();
     let tasks: Vec<_> = (0..16)
@@ -40,11 +46,17 @@ async fn storm(cost: i64) -> i64 {
     for task in tasks {
         admitted += task.await.unwrap();
     }
+    let mut asked_of_all = 0;
     for calls in calls {
         let carried = calls.operations();
-        assert_eq!(carried.iter().sum::<usize>(), 320);
+        let asked: usize = carried.iter().sum();
+        if refusal_memory.is_zero() {
+            assert_eq!(asked, 320);
+        }
+        asked_of_all += asked;
         assert!(carried.len() < 320 / 2, "{} calls for 320", carried.len());
     }
+    assert_eq!(asked_of_all < 1280, !refusal_memory.is_zero());
     let spent = u64::try_from(admitted * cost).unwrap();
     assert_eq!(fixture.spent("a", limit).await, spent);
     admitted
@@ -52,12 +64,18 @@ async fn storm(cost: i64) -> i64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_clients_are_admitted_exactly_up_to_the_limit() {
-    assert_eq!(storm(1).await, 500);
+    assert_eq!(storm(1, Duration::ZERO).await, 500);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_clients_are_admitted_as_often_as_their_cost_fits() {
-    assert_eq!(storm(7).await, 500 / 7);
+    assert_eq!(storm(7, Duration::ZERO).await, 500 / 7);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_refused_without_redis_changes_nothing_of_that() {
+    assert_eq!(storm(1, Duration::from_secs(10)).await, 500);
+    assert_eq!(storm(7, Duration::from_secs(10)).await, 500 / 7);
 }
 
 #[tokio::test]

@@ -199,3 +199,32 @@ async fn a_bucket_is_swept_at_its_time_and_not_before() {
     fixture.store.forget_full().await.unwrap();
     assert_eq!(fixture.bucket_count(), 0);
 }
+
+#[tokio::test]
+async fn a_bucket_takes_200_bytes_of_redis_at_most() {
+    // A little less than the 65,536 at which Redis's table doubles, as a million is for the fourth
+    // doubling from there.
+    const BUCKETS: u64 = 65_000;
+    const AT_ONCE: u64 = 1000;
+    let fixture = Fixture::redis_on(Arc::new(RedisServer::start()), |options| {
+        options.prefix = "tollgate:".to_owned();
+    });
+    let limit = token_bucket(1, MINUTE, 100);
+    let before = used_by_keys(fixture.server());
+    for batch in 0..BUCKETS / AT_ONCE {
+        let charges = (0..AT_ONCE).map(|bucket| charge(&format!("{batch}/{bucket}"), limit, 1));
+        fixture.charge(charges).await;
+    }
+    let bytes = (used_by_keys(fixture.server()) - before) / BUCKETS;
+    assert!((100..=200).contains(&bytes), "{bytes}");
+}
+
+/// What a server uses without what scripts and clients have for the moment.
+fn used_by_keys(server: &RedisServer) -> u64 {
+    let info: String = server.command(&["INFO", "memory"]);
+    let number = |name: &str| -> u64 {
+        let line = info.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim().parse().unwrap()
+    };
+    number("used_memory:") - number("used_memory_lua:") - number("mem_clients_normal:")
+}

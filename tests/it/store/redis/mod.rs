@@ -5,6 +5,7 @@ mod calls;
 mod connection;
 mod keys;
 mod late;
+mod refusals;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
