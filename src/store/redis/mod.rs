@@ -13,20 +13,22 @@ mod batch;
 mod call;
 mod codec;
 mod connection;
+mod leases;
 mod record;
 mod samples;
 mod script;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
 use self::batch::{Delivery, Pending};
 use self::connection::Link;
 use self::script::{Answer, Operation, open_holds_key};
-use super::{Admission, Decision, Ended, Ending, Held, HoldCounts, Samples, StoreError};
+use super::leased::Leases;
+use super::{Admission, Decision, Ended, Ending, Held, HoldCounts, OnLease, Samples, StoreError};
 use crate::clock::{self, Clock, ManualClock};
 use crate::limit::{Sketch, Timestamp};
 use crate::rules::BucketKey;
@@ -46,6 +48,8 @@ pub struct Options {
     pub clock: Option<ManualClock>,
     /// Told of every call that was made.
     pub on_call: Option<OnCall>,
+    /// Told of what happens to leases.
+    pub on_lease: Option<OnLease>,
 }
 
 impl Options {
@@ -58,6 +62,7 @@ impl Options {
             queue: 16_384,
             clock: None,
             on_call: None,
+            on_lease: None,
         }
     }
 }
@@ -94,6 +99,9 @@ pub struct Redis {
     deadline: Duration,
     prefix: Arc<str>,
     clock: Option<ManualClock>,
+    begun: Instant,
+    leases: Arc<Leases>,
+    renewals: mpsc::UnboundedSender<leases::Due>,
 }
 
 /// How many steps, of how many keys each, a look at all reservations takes before it gives up.
@@ -113,33 +121,54 @@ impl Redis {
     pub fn start(options: Options) -> Result<Self, StoreError> {
         let link = Link::new(&options)?;
         let (queue, pending) = mpsc::channel(options.queue);
+        let (renewals, due) = mpsc::unbounded_channel();
         let store = Self {
             queue: queue.clone(),
             link: link.clone(),
             deadline: options.deadline,
             prefix: Arc::from(options.prefix.as_str()),
             clock: options.clock.clone(),
+            begun: clock::instant(),
+            leases: Arc::new(Leases::new(options.on_lease.clone())),
+            renewals,
         };
+        tokio::spawn(leases::run(store.renewer(), due));
         tokio::spawn(batch::run(pending, queue.downgrade(), link, options));
         Ok(store)
     }
 
     /// Decides over an admission.
     pub async fn admit(&self, admission: Admission) -> Result<Decision, StoreError> {
-        match self.ask(Operation::Admit(admission), self.deadline).await? {
-            Answer::Admit(decision) => Ok(decision),
-            Answer::End(_) => Err(StoreError::Rejected("answers out of order".to_owned())),
+        let deadline = clock::instant() + self.deadline;
+        if Leases::concern(&admission) {
+            if let Some(decision) = self.grant(&admission) {
+                return Ok(decision);
+            }
+            // On the heap, so that what has no leases does not carry its size along.
+            return Box::pin(self.admit_and_hear(admission, deadline)).await;
+        }
+        let (_, decision) = self.decide(admission, deadline).await?;
+        Ok(decision)
+    }
+
+    /// Has Redis decide over an admission, and brings it back.
+    async fn decide(
+        &self,
+        admission: Admission,
+        deadline: Instant,
+    ) -> Result<(Admission, Decision), StoreError> {
+        match self.ask(Operation::Admit(admission), deadline).await? {
+            (Operation::Admit(admission), Answer::Admit(decision)) => Ok((admission, decision)),
+            _ => Err(StoreError::Rejected("answers out of order".to_owned())),
         }
     }
 
     /// Ends a reservation.
     pub async fn end(&self, ending: Ending) -> Result<Ended, StoreError> {
-        match self
-            .ask(Operation::End(ending), self.deadline.max(REPORT_DEADLINE))
-            .await?
-        {
-            Answer::End(ended) => Ok(ended),
-            Answer::Admit(_) => Err(StoreError::Rejected("answers out of order".to_owned())),
+        let deadline = clock::instant() + self.deadline.max(REPORT_DEADLINE);
+        match self.ask(Operation::End(ending), deadline).await? {
+            (_, Answer::End(ended)) => Ok(ended),
+            (_, Answer::Admit(_)) => Err(StoreError::Rejected("answers out of order".to_owned())),
         }
     }
 
@@ -231,32 +260,43 @@ impl Redis {
             .map(drop)
     }
 
-    async fn ask(&self, operation: Operation, wait: Duration) -> Result<Answer, StoreError> {
+    async fn ask(
+        &self,
+        operation: Operation,
+        deadline: Instant,
+    ) -> Result<(Operation, Answer), StoreError> {
         let (reply, answer) = oneshot::channel();
-        let asked = clock::instant();
         let pending = Pending {
             operation,
             reply: Some(reply),
-            deadline: asked + wait,
+            deadline,
             keep: false,
         };
-        self.queue.try_send(pending).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => {
-                StoreError::Connection("the store was stopped".to_owned())
-            }
-        })?;
+        self.queue
+            .try_send(pending)
+            .map_err(|error| not_queued(&error))?;
         let mut waiting = Waiting {
             answer,
             queue: &self.queue,
         };
         match (&mut waiting.answer).await {
-            Ok(delivery) => delivery.map(|(_, answer)| answer),
-            Err(_) => Err(StoreError::Connection(
-                "the store stopped without an answer".to_owned(),
-            )),
+            Ok(delivery) => delivery,
+            Err(_) => Err(stopped()),
         }
     }
+}
+
+fn not_queued(error: &mpsc::error::TrySendError<Pending>) -> StoreError {
+    match error {
+        mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
+        mpsc::error::TrySendError::Closed(_) => {
+            StoreError::Connection("the store was stopped".to_owned())
+        }
+    }
+}
+
+fn stopped() -> StoreError {
+    StoreError::Connection("the store stopped without an answer".to_owned())
 }
 
 /// Somebody waiting for an answer. If they go away when it is there already, it is undone.

@@ -296,6 +296,7 @@ impl<'a> Run<'a> {
                 },
             },
             settles: asked.held.plain().settles(),
+            lease: None,
         }
     }
 
