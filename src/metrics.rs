@@ -6,6 +6,7 @@
 //! looks no label up.
 
 mod budgets;
+mod leases;
 mod tokens;
 
 use prometheus::{
@@ -15,6 +16,7 @@ use prometheus::{
 
 use self::budgets::BudgetFamilies;
 pub use self::budgets::BudgetMetrics;
+pub use self::leases::LeaseMetrics;
 use self::tokens::TokenFamilies;
 pub use self::tokens::TokenMetrics;
 
@@ -59,6 +61,8 @@ pub struct Metrics {
     pub store_duration: Histogram,
     /// Operations in one call to Redis.
     pub store_batch_operations: Histogram,
+    /// What leases do.
+    pub leases: LeaseMetrics,
     /// Reservations made.
     pub reservations_opened: IntCounter,
     /// Reservations that expired without any report.
@@ -243,6 +247,7 @@ impl Metrics {
                 "Operations combined in one call to Redis.",
                 &SIZES,
             )?,
+            leases: LeaseMetrics::new(&made)?,
             reservations_opened: made
                 .counter("tollgate_reservations_opened_total", "Reservations made by this process.")?,
             reservations_expired_unreported: reservations_expired

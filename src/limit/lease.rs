@@ -107,6 +107,8 @@ pub struct Lease {
     limit: Limit,
     terms: LeaseTerms,
     parts: SmallVec<[Part; 2]>,
+    /// What sank, and was not told yet.
+    sunk: u64,
     seen: Option<Seen>,
     used: Used,
     demand: Demand,
@@ -131,6 +133,7 @@ impl Lease {
             limit,
             terms,
             parts: SmallVec::new(),
+            sunk: 0,
             seen: None,
             used: Used::new(now),
             demand: Demand::new(now),
@@ -177,8 +180,16 @@ impl Lease {
         let mut missing = amount;
         // The oldest first: it sinks first.
         for part in &mut self.parts {
-            let taken = part.grantable(&self.limit, now).min(missing);
-            part.left = part.left.saturating_sub(taken);
+            let grantable = part.grantable(&self.limit, now);
+            if grantable == 0 {
+                continue;
+            }
+            // What sank is granted no more: it would be granted twice, here and after the refill.
+            self.sunk = self
+                .sunk
+                .saturating_add(part.left.saturating_sub(grantable));
+            let taken = grantable.min(missing);
+            part.left = grantable.saturating_sub(taken);
             missing = missing.saturating_sub(taken);
         }
         self.parts.retain(|part| part.left > 0);
@@ -298,13 +309,24 @@ impl Lease {
         }
     }
 
+    /// Whether a renewal is under way.
+    pub const fn is_asking(&self) -> bool {
+        self.asking
+    }
+
     /// Whether nothing is held, nothing under way, and nobody asked lately.
     pub fn is_idle(&mut self, now: Tick) -> bool {
-        !self.asking && self.parts.is_empty() && self.demand.in_half(now, self.terms.ttl) == 0
+        !self.asking
+            && self.parts.is_empty()
+            && self.sunk == 0
+            && self.demand.in_half(now, self.terms.ttl) == 0
     }
 
     fn give_up(&mut self, now: Tick, which: impl Fn(&Part) -> bool) -> Returned {
-        let mut returned = Returned::default();
+        let mut returned = Returned {
+            refund: 0,
+            dropped: std::mem::take(&mut self.sunk),
+        };
         let harmless = self.is_harmless(now);
         let oldest = self.terms.ttl.saturating_add(GRACE);
         let limit = &self.limit;

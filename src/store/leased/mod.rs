@@ -183,8 +183,8 @@ impl Leases {
         heard
     }
 
-    /// Hears that the store charged a renewal, or refused it. What nobody needs any more comes back
-    /// as a refund.
+    /// Hears that the store charged a renewal, or refused it. What comes too late to be granted
+    /// comes back as a refund.
     pub(super) fn renewed(
         &self,
         renewal: &Renewal,
@@ -208,20 +208,15 @@ impl Leases {
             return None;
         }
         self.tell(LeaseEvent::Taken(amount(charge)));
-        match known {
-            Some(lease) if !self.closed.load(Ordering::Relaxed) => {
-                lease.taken(amount(charge), seen);
-                None
-            }
-            _ => {
-                // Its limit has changed, or we are leaving.
-                let mut late = Lease::new(charge.charge.limit, terms, sent);
-                late.taken(amount(charge), seen);
-                let returned = late.give_back(now);
-                self.count(returned);
-                refund(charge.key, charge.charge.limit, returned)
-            }
+        let lease = known?;
+        lease.taken(amount(charge), seen);
+        if !self.closed.load(Ordering::Relaxed) {
+            return None;
         }
+        // We are leaving.
+        let returned = lease.give_back(now);
+        self.count(returned);
+        refund(charge.key, *lease.limit(), returned)
     }
 
     /// Hears that nobody knows what became of a renewal.
@@ -247,7 +242,7 @@ impl Leases {
     /// Gives up all leases, and takes no more.
     pub(super) fn close(&self, now: Tick) -> Vec<Charge> {
         self.closed.store(true, Ordering::Relaxed);
-        self.each(|lease| (lease.give_back(now), false))
+        self.each(|lease| (lease.give_back(now), lease.is_asking()))
     }
 
     /// How many buckets are looked after.
@@ -293,6 +288,10 @@ impl Leases {
                     let returned = lease.give_back(now);
                     self.count(returned);
                     refunds.extend(refund(charge.key, *lease.limit(), returned));
+                    if lease.is_asking() {
+                        // What comes by the old numbers has to go back by them.
+                        return None;
+                    }
                     *lease = Lease::new(limit, terms, now);
                 }
                 Some(lease)

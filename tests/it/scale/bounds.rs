@@ -147,7 +147,7 @@ fn config(cases: u32) -> ProptestConfig {
 
 #[test]
 fn never_more_than_the_limit_is_let_in() {
-    proptest!(config(1500), |(
+    proptest!(config(200), |(
         setting in settings(),
         rushes in rushes(false),
         seed in any::<u64>(),
@@ -164,7 +164,7 @@ fn never_more_than_the_limit_is_let_in() {
 
 #[test]
 fn refunds_by_others_let_in_no_more_than_was_refunded_or_leased() {
-    proptest!(config(500), |(
+    proptest!(config(100), |(
         setting in settings(),
         rushes in rushes(true),
         seed in any::<u64>(),

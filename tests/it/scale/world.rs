@@ -349,9 +349,8 @@ impl World {
         }
         match message.ask {
             Ask::Admit { amount, .. } if fits => self.admitted(amount),
-            Ask::Admit { .. } => {}
             Ask::Renew(want) if fits => self.figures.taken += want,
-            Ask::Renew(_) => {}
+            Ask::Admit { .. } | Ask::Renew(_) => {}
             Ask::Return(amount) => {
                 self.figures.given_back += amount;
                 return;

@@ -5,6 +5,7 @@ mod calls;
 mod connection;
 mod keys;
 mod late;
+mod leases;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
