@@ -252,8 +252,10 @@ impl World {
                 }
             }
             Act::Crash(replica) => {
-                self.figures.crashed += self.replicas[replica].lease.held();
                 let now = self.tick(replica);
+                // Nobody gives it back.
+                let gone = self.replicas[replica].lease.give_back(now);
+                self.figures.crashed += gone.refund + gone.dropped;
                 let fresh = Lease::new(self.setting.limit, self.setting.terms, now);
                 let replica = &mut self.replicas[replica];
                 replica.lease = fresh;
