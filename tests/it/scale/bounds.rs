@@ -162,6 +162,49 @@ fn never_more_than_the_limit_is_let_in() {
     });
 }
 
+/// What one replica gives back lets the lease of another sink, which that one does not know: its
+/// line was drawn before.
+#[test]
+fn what_goes_back_does_not_let_the_leases_above_it_be_granted_twice() {
+    for leaves in [450 * MILLISECOND, SECOND] {
+        let setting = Setting {
+            limit: Limit {
+                algorithm: Algorithm::TokenBucket,
+                rate: Rate::new(100, Duration::from_secs(1)).unwrap(),
+                burst: 1000,
+                when_over: WhenOver::Refuse,
+                oversize: Oversize::Refuse,
+                zero_cost: ZeroCost::NeedsRoom,
+            },
+            terms: LeaseTerms {
+                max: 100,
+                ttl: Duration::from_secs(2),
+            },
+            replicas: 3,
+            start: 1_700_006_400 * SECOND,
+            slow: 0,
+            lost: 0,
+        };
+        let mut world = World::new(setting, 1);
+        for ask in 0..50 {
+            world.act(ask, Act::Ask(0, 1));
+            world.act(20 * MILLISECOND + ask, Act::Ask(1, 1));
+        }
+        world.act(leaves, Act::Leave(0));
+        world.run(1490 * MILLISECOND);
+        assert!(world.figures.taken > 50, "both have leases");
+        assert!(world.held() > 0, "the second still has");
+        // The bucket is full, or nearly. All of it is asked for at once.
+        for _ in 0..1000 {
+            world.act(1490 * MILLISECOND, Act::Ask(2, 1));
+            world.act(1500 * MILLISECOND, Act::Ask(1, 1));
+        }
+        world.run(1600 * MILLISECOND);
+        assert_eq!(world.figures.most_over, 0, "{:?}", world.figures);
+        assert!(world.figures.admitted > 1050, "{:?}", world.figures);
+    }
+}
+
 #[test]
 fn refunds_by_others_let_in_no_more_than_was_refunded_or_leased() {
     proptest!(config(100), |(

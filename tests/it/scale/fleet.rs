@@ -112,9 +112,8 @@ impl Fleet {
         assert_eq!(figures.most_over, 0);
         let most = REPLICAS_U64 * setting.terms.max;
         assert!(figures.most_held <= most, "{figures:?}");
-        // What is lost otherwise is what was dropped, what crashed, and what went astray.
-        let gone = figures.dropped + figures.crashed + figures.lost;
-        assert!(figures.most_stranded <= most + gone, "{figures:?}");
+        // With all that was dropped, crashed or went astray, and has not refilled yet.
+        assert!(figures.most_stranded <= most, "{figures:?}");
         world
     }
 }
@@ -132,7 +131,7 @@ fn sixty_four_replicas_keep_every_bound() {
         ("skewed, twice the limit", Load::Skewed, 2000, false),
         ("bursts, twice the limit", Load::Bursts, 5333, false),
         ("bursts, twice the limit, crashes", Load::Bursts, 5333, true),
-        ("bursts, a half of the limit", Load::Bursts, 1333, false),
+        ("bursts, a quarter of the limit", Load::Bursts, 1333, false),
     ];
     for (seed, (name, load, rate, crashes)) in (1..).zip(loads) {
         let mut fleet = Fleet {
@@ -144,8 +143,10 @@ fn sixty_four_replicas_keep_every_bound() {
         let world = fleet.run(name, 90);
         let figures = world.figures;
         let allowed = (BURST + BURST / 60 * 90).min(figures.asked);
+        // Who asks all of a sudden and then no more leaves leases that are dropped.
+        let least = if matches!(load, Load::Bursts) { 85 } else { 99 };
         assert!(
-            figures.admitted * 100 >= allowed * 90,
+            figures.admitted * 100 >= allowed * least,
             "{name}: {figures:?}"
         );
     }
