@@ -33,7 +33,7 @@ fn at(micros: u64) -> Tick {
 fn seen(sent: u64, spent: u64) -> Seen {
     Seen {
         sent: at(sent),
-        now: Timestamp::from_micros(1_700_006_400 * SECOND + sent),
+        now: Timestamp::from_micros(1_700_006_400_000_000).plus(Duration::from_micros(sent)),
         spent,
         fraction: 0,
     }

@@ -131,7 +131,7 @@ fn sixty_four_replicas_keep_every_bound() {
         ("skewed, twice the limit", Load::Skewed, 2000, false),
         ("bursts, twice the limit", Load::Bursts, 5333, false),
         ("bursts, twice the limit, crashes", Load::Bursts, 5333, true),
-        ("bursts, a quarter of the limit", Load::Bursts, 1333, false),
+        ("bursts, a half of the limit", Load::Bursts, 1333, false),
     ];
     for (seed, (name, load, rate, crashes)) in (1..).zip(loads) {
         let mut fleet = Fleet {
