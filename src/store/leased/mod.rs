@@ -183,21 +183,15 @@ impl Leases {
         heard
     }
 
-    /// Hears that the store charged a renewal, or refused it. What comes too late to be granted
-    /// comes back as a refund.
-    pub(super) fn renewed(
-        &self,
-        renewal: &Renewal,
-        decision: &Decision,
-        sent: Tick,
-        now: Tick,
-    ) -> Option<Charge> {
+    /// Hears that the store charged a renewal, or refused it.
+    pub(super) fn renewed(&self, renewal: &Renewal, decision: &Decision, sent: Tick, now: Tick) {
         let charge = &renewal.charge;
-        let reading = decision.readings.first()?;
+        let (Some(reading), Some(terms)) = (decision.readings.first(), charge.lease) else {
+            return;
+        };
         let seen = seen(decision.now, reading, sent);
         let mut shard = self.lock(charge.key);
         let lease = shard.get_mut(&charge.key);
-        let terms = charge.lease?;
         let known = lease.filter(|lease| lease.is_of(&charge.charge.limit, &terms));
         if decision.verdict != Verdict::Admitted {
             if let Some(lease) = known {
@@ -205,18 +199,13 @@ impl Leases {
             }
             drop(shard);
             self.tell(LeaseEvent::Refused);
-            return None;
+            return;
         }
         self.tell(LeaseEvent::Taken(amount(charge)));
-        let lease = known?;
-        lease.taken(amount(charge), seen);
-        if !self.closed.load(Ordering::Relaxed) {
-            return None;
+        // It waits for this, whatever else happened to it.
+        if let Some(lease) = known {
+            lease.taken(amount(charge), seen);
         }
-        // We are leaving.
-        let returned = lease.give_back(now);
-        self.count(returned);
-        refund(charge.key, *lease.limit(), returned)
     }
 
     /// Hears that nobody knows what became of a renewal.
@@ -239,7 +228,8 @@ impl Leases {
         self.each(|lease| (lease.expire(now), !lease.is_idle(now)))
     }
 
-    /// Gives up all leases, and takes no more.
+    /// Gives up all leases, and takes no more. Those for which a renewal is under way stay until it
+    /// came: then this has to be done again.
     pub(super) fn close(&self, now: Tick) -> Vec<Charge> {
         self.closed.store(true, Ordering::Relaxed);
         self.each(|lease| (lease.give_back(now), lease.is_asking()))

@@ -121,8 +121,15 @@ impl Redis {
 
     /// Gives back all leases, and takes no more; returns when Redis has them.
     pub(in crate::store) async fn close_leases(&self) {
-        let refunds = self.leases.close(self.watch().tick());
-        refund_and_wait(&self.queue, refunds).await;
+        loop {
+            let refunds = self.leases.close(self.watch().tick());
+            refund_and_wait(&self.queue, refunds).await;
+            if self.leases.count_leases() == 0 {
+                return;
+            }
+            // Renewals are under way. They come or fail within their deadline.
+            tokio::time::sleep(GATHERING).await;
+        }
     }
 
     fn renew(&self, renewals: impl IntoIterator<Item = Renewal>) {
@@ -180,7 +187,7 @@ impl Renewer {
             .map(|renewal| (send(&queue, renewal.charge), renewal))
             .collect();
         drop(queue);
-        let (queue, leases) = (self.queue.clone(), Weak::clone(&self.leases));
+        let leases = Weak::clone(&self.leases);
         let watch = self.watch.clone();
         tokio::spawn(async move {
             for (answer, renewal) in asked {
@@ -190,12 +197,7 @@ impl Renewer {
                 };
                 let now = watch.tick();
                 match decision {
-                    Ok(decision) => {
-                        let unneeded = leases.renewed(&renewal, &decision, sent, now);
-                        if let Some(queue) = queue.upgrade() {
-                            refund(&queue, unneeded);
-                        }
-                    }
+                    Ok(decision) => leases.renewed(&renewal, &decision, sent, now),
                     Err(_) => leases.not_renewed(&renewal, now),
                 }
             }
