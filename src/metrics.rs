@@ -6,6 +6,7 @@
 //! looks no label up.
 
 mod budgets;
+mod leases;
 mod tokens;
 
 use prometheus::{
@@ -15,6 +16,7 @@ use prometheus::{
 
 use self::budgets::BudgetFamilies;
 pub use self::budgets::BudgetMetrics;
+pub use self::leases::LeaseMetrics;
 use self::tokens::TokenFamilies;
 pub use self::tokens::TokenMetrics;
 
@@ -61,6 +63,8 @@ pub struct Metrics {
     pub store_batch_operations: Histogram,
     /// Requests refused without asking Redis, which had just refused their like.
     pub local_refusals: IntCounter,
+    /// What leases do.
+    pub leases: LeaseMetrics,
     /// Reservations made.
     pub reservations_opened: IntCounter,
     /// Reservations that expired without any report.
@@ -249,6 +253,7 @@ impl Metrics {
                 "tollgate_local_refusals_total",
                 "Requests refused without asking Redis, from what it had just told.",
             )?,
+            leases: LeaseMetrics::new(&made)?,
             reservations_opened: made
                 .counter("tollgate_reservations_opened_total", "Reservations made by this process.")?,
             reservations_expired_unreported: reservations_expired

@@ -33,6 +33,9 @@ const EXCHANGING: Duration = Duration::from_secs(2);
 /// How long the last exchange may take. What it does not tell is lost.
 const LAST_EXCHANGE: Duration = Duration::from_secs(1);
 
+/// How long giving back leases may take at the end. What is not given back has to refill.
+const LAST_LEASES: Duration = Duration::from_secs(1);
+
 /// The open ports.
 #[derive(Debug)]
 pub struct Listeners {
@@ -160,6 +163,12 @@ async fn supervise(
     let all = async {
         let result = both.await;
         service.finish_reports().await;
+        if tokio::time::timeout(LAST_LEASES, service.close_leases())
+            .await
+            .is_err()
+        {
+            tracing::warn!("leases were not given back in time");
+        }
         // What the last reports taught is known here only.
         let last = tokio::time::timeout(LAST_EXCHANGE, service.exchange_estimates());
         if last.await.is_err() {
@@ -287,6 +296,8 @@ fn open_store(args: &ServeArgs, metrics: &Metrics) -> Result<Store, RunError> {
         )]
         operations.observe(call.operations as f64);
     }));
+    let leases = metrics.leases.clone();
+    options.on_lease = Some(Arc::new(move |event| leases.count(event)));
     Ok(Store::Redis(Redis::start(options)?))
 }
 

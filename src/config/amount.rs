@@ -73,7 +73,7 @@ pub(super) fn rate(text: &str) -> Result<WrittenRate, Complaint> {
 }
 
 /// A unit of time by its name, or a duration such as `30s`.
-fn period(text: &str) -> Result<Duration, Complaint> {
+pub(super) fn period(text: &str) -> Result<Duration, Complaint> {
     if let Some(unit) = Unit::from_name(text) {
         return Ok(unit.period());
     }

@@ -119,6 +119,10 @@ impl Display for Described<'_> {
             MissingUsage::Release => ", released without usage",
         })?;
         alerts(limit, f)?;
+        if let Some(terms) = &limit.lease {
+            let ttl = super::lease::written(terms.ttl);
+            write!(f, ", leases of up to {} for {ttl}", terms.max)?;
+        }
         for (class, amount) in &limit.headroom {
             write!(f, ", keeps {amount} free of {class}")?;
         }

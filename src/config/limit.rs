@@ -17,6 +17,7 @@ use super::cost::Costs;
 use super::error::{Complaint, Findings};
 use super::estimate::Estimates;
 use super::expand::Written;
+use super::lease;
 use super::read::Fields;
 use super::window;
 use super::words::Place;
@@ -154,6 +155,7 @@ pub(super) fn read(
         on_store_error: defaults.on_store_error.unwrap_or_default(),
         missing_usage: MissingUsage::default(),
         headroom: Vec::new(),
+        lease: None,
         origin: None,
     };
     if unlimited {
@@ -184,6 +186,7 @@ pub(super) fn read(
     limit.calendar = calendar;
     limit.budget = budget::read(&fields, &terms, findings);
     limit.headroom = headroom(&fields, terms.burst, findings);
+    limit.lease = lease::read(&fields, &limit, &terms, findings);
     estimates.apply(&defaults.estimates, &mut limit, &terms, &fields, findings);
     if formula.counts_tokens() {
         limit.missing_usage = missing_usage.or(defaults.missing_usage).unwrap_or_default();

@@ -74,6 +74,7 @@ impl<'n> Lint<'n> {
         for item in items {
             let path = joined(above, " > ", &item.step.to_string());
             self.limits(item, &path);
+            self.idle_leases(item, &path);
             let below = general
                 .get(item.step.key)
                 .filter(|_| !item.step.value.is_empty());
@@ -149,6 +150,30 @@ impl<'n> Lint<'n> {
                     self.replaced.push((*item, text, name.at, path.to_owned()));
                 }
             }
+        }
+    }
+
+    /// A request is let in by leases only if all of its limits have one.
+    fn idle_leases(&mut self, item: &Item<'n>, path: &str) {
+        let ours = item.node.field("limits").map(Node::items);
+        let ours = ours.unwrap_or_default();
+        let Some(leased) = ours.iter().find_map(|limit| limit.field("lease")) else {
+            return;
+        };
+        let counted = |limit: &&Node<'_>| {
+            limit.field("lease").is_none() && limit.field("unlimited").is_none()
+        };
+        let other = item.node.field("rate_limit");
+        let other = other.or_else(|| ours.iter().find(counted));
+        if let Some(other) = other {
+            let name = other.field("name").and_then(Node::as_text);
+            let name = name.unwrap_or("rate_limit");
+            let idle = Complaint::new(format!(
+                "the lease is never used, because '{name}' of the same rule has none"
+            ));
+            let hint =
+                "a request is let in without the store only if all of its limits have leases";
+            self.warn(item, leased.at, path, idle.hint(hint));
         }
     }
 

@@ -26,6 +26,7 @@ mod estimate;
 mod expand;
 mod explain;
 mod files;
+mod lease;
 mod library;
 mod limit;
 mod lint;

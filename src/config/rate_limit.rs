@@ -95,6 +95,7 @@ pub(super) fn read(
         on_store_error: surroundings.defaults.on_store_error.unwrap_or_default(),
         missing_usage: MissingUsage::default(),
         headroom: Vec::new(),
+        lease: None,
         origin: None,
     })
 }

@@ -286,6 +286,24 @@ descriptors:
 }
 
 #[test]
+fn a_lease_that_is_never_used_is_told() {
+    let text = "domain: d
+descriptors:
+  - key: k
+    limits: [{ name: l, rate: 500/day, lease: {} }, { name: m, rate: 500/day }]
+  - key: all
+    limits: [{ name: l, rate: 500/day, lease: {} }, { name: free, unlimited: true }]
+";
+    assert_eq!(
+        warnings(text),
+        [
+            "f:4:47: the lease is never used, because 'm' of the same rule has none (in rule k): \
+             a request is let in without the store only if all of its limits have leases"
+        ]
+    );
+}
+
+#[test]
 fn a_rule_that_hides_what_is_below_the_general_one_is_told() {
     let text = "domain: d
 descriptors:

@@ -11,6 +11,7 @@ pub(super) enum Place {
     Answer,
     Defaults,
     Descriptor,
+    Lease,
     Limit,
     RateLimit,
     Replaces,
@@ -20,7 +21,7 @@ pub(super) enum Place {
 
 impl Place {
     /// In the order in which a hint names them. Not a tier: what it takes, a descriptor does too.
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Descriptor,
         Self::RateLimit,
         Self::Limit,
@@ -28,6 +29,7 @@ impl Place {
         Self::Root,
         Self::Answer,
         Self::Defaults,
+        Self::Lease,
     ];
 
     /// The keys that may stand here.
@@ -64,6 +66,7 @@ impl Place {
                 "value_to_metric",
                 "metadata",
             ],
+            Self::Lease => &["max", "ttl"],
             Self::Limit => &[
                 "name",
                 "rate",
@@ -78,6 +81,7 @@ impl Place {
                 "cold_start",
                 "bytes_per_token",
                 "reserve_output",
+                "lease",
                 "missing_usage",
                 "on_store_error",
                 "oversize",
@@ -107,6 +111,7 @@ impl Place {
             Self::Answer => "in answer",
             Self::Defaults => "in defaults",
             Self::Descriptor => "on a descriptor",
+            Self::Lease => "in lease",
             Self::Limit => "in an entry of limits",
             Self::RateLimit => "in rate_limit",
             Self::Replaces => "in replaces",

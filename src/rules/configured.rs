@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limit::{
-    Algorithm, Effect, Formula, Limit, MissingUsage, Oversize, Rate, Timestamp, WhenOver, ZeroCost,
+    Algorithm, Effect, Formula, LeaseTerms, Limit, MissingUsage, Oversize, Rate, Timestamp,
+    WhenOver, ZeroCost,
 };
 
 use super::{Budget, CALENDAR_MONTH, Calendar, CalendarWindows, Estimate, Identity, Stating};
@@ -47,6 +48,8 @@ pub struct ConfiguredLimit {
     pub missing_usage: MissingUsage,
     /// What has to stay free, by priority class. A class that is not listed needs nothing.
     pub headroom: Vec<(String, u64)>,
+    /// What a replica may take of a bucket in advance; `None`: nothing.
+    pub lease: Option<LeaseTerms>,
     /// The preset or tier that it comes from; `None`: it was written out. Only for people.
     pub origin: Option<Arc<Origin>>,
 }
@@ -226,6 +229,7 @@ impl Override {
             on_store_error: OnStoreError::default(),
             missing_usage: MissingUsage::default(),
             headroom: Vec::new(),
+            lease: None,
             origin: None,
         }
     }

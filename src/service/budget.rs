@@ -184,5 +184,6 @@ fn look(key: BucketKey, limit: Limit) -> Charge {
             effect: Effect::Record,
         },
         settles: false,
+        lease: None,
     }
 }

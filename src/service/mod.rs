@@ -166,6 +166,11 @@ impl Service {
         self.0.reports.wait().await;
     }
 
+    /// Gives back what is leased from the store, and leases no more: nobody asks any more.
+    pub async fn close_leases(&self) {
+        self.0.store.close_leases().await;
+    }
+
     /// What has to be done from time to time, about every ten seconds: counting reservations,
     /// looking at budgets, and forgetting buckets that are full again.
     pub async fn tidy(&self) {

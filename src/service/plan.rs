@@ -95,6 +95,7 @@ impl Planned<'_> {
                 effect: self.effect,
             },
             settles: self.settles(),
+            lease: self.limit.lease,
         }
     }
 }

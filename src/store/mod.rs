@@ -6,6 +6,7 @@
 //! the same conformance suite and agree with [`crate::limit::decide`] to the last bit.
 
 mod hold;
+mod leased;
 pub mod memory;
 pub mod redis;
 mod samples;
@@ -15,11 +16,12 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 pub use hold::{HoldKey, Record, RecordedCharge};
+pub use leased::{LeaseEvent, OnLease};
 pub use memory::Memory;
 pub use redis::Redis;
 pub use samples::{SAMPLES_LIFETIME, Samples};
 
-use crate::limit::{self, Mode, Reading, Settlement, Sketch, Timestamp};
+use crate::limit::{self, LeaseTerms, Mode, Reading, Settlement, Sketch, Timestamp};
 use crate::rules::BucketKey;
 
 /// The charges of one operation.
@@ -38,6 +40,9 @@ pub struct Charge {
     /// Whether a usage report replaces it: where the report came first, only its fixed part is
     /// charged.
     pub settles: bool,
+    /// Whether a shared store may be asked for some of the bucket in advance. A store that is not
+    /// shared does not care.
+    pub lease: Option<LeaseTerms>,
 }
 
 /// The most charges that one operation may have.
@@ -271,6 +276,22 @@ impl Store {
         match self {
             Self::Memory(_) => Ok(Vec::new()),
             Self::Redis(redis) => redis.exchange(told).await,
+        }
+    }
+
+    /// Gives back what was leased and may be granted no more; done by itself several times a second.
+    pub async fn expire_leases(&self) {
+        match self {
+            Self::Memory(_) => {}
+            Self::Redis(redis) => redis.expire_leases().await,
+        }
+    }
+
+    /// Gives back all that is leased, and leases nothing any more: for the end of a process.
+    pub async fn close_leases(&self) {
+        match self {
+            Self::Memory(_) => {}
+            Self::Redis(redis) => redis.close_leases().await,
         }
     }
 

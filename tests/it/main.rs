@@ -25,6 +25,7 @@ mod overshoot;
 mod reload;
 mod replicas;
 mod report_batch;
+mod scale;
 mod service;
 mod store;
 mod store_away;

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::support::http;
 use crate::support::http::metric;
+use crate::support::process::PATIENCE;
 use crate::support::redis::RedisServer;
 use crate::support::rls::{Client, admitted, ask, connect, descriptor, request};
 use crate::support::served::Tollgate;
@@ -34,6 +35,8 @@ defaults: { on_store_error: deny }
 descriptors:
   - key: pool
     limits: [{ name: pool, rate: 500/year, cost: hits }]
+  - key: leased
+    limits: [{ name: leased, rate: 500/year, cost: hits, lease: { max: 50 } }]
   - key: budget
     rate_limit: { unit: year, requests_per_unit: 500 }
   - key: watched
@@ -57,7 +60,7 @@ impl Fleet {
         let store = format!("--store={store}");
         let replicas: Vec<Tollgate> = (0..replicas)
             // Each answer has to come from the store, however busy the machine is.
-            .map(|_| Tollgate::serve(&[&config, &store, "--store-timeout=15s"]))
+            .map(|_| Tollgate::serve(&[&config, &store, "--store-timeout=15s", "--drain-delay=0s"]))
             .collect();
         let mut clients = Vec::new();
         for replica in replicas.iter().cycle().take(CONNECTIONS) {
@@ -150,6 +153,41 @@ async fn four_replicas_on_one_redis_admit_the_limit_and_no_more() {
     assert_eq!(ones, 3);
     fleet.all_refuse("pool", "ones", 1).await;
     fleet.all_refuse("budget", "ones", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_of_replicas_let_in_no_more_than_the_limit_and_go_back_when_they_leave() {
+    /// What each may hold.
+    const MAX: usize = 50;
+
+    let redis = RedisServer::start();
+    let mut fleet = Fleet::start(4, &redis.url()).await;
+    let one = || request("fleet", [descriptor(&[("leased", "a")], Some(1))]);
+    // One after the other, so that leases come before the limit is reached.
+    let mut let_in = 0;
+    for client in fleet.clients.iter().cycle().take(200) {
+        let_in += usize::from(admitted(&ask(client, one()).await));
+    }
+    assert_eq!(let_in, 200);
+    let_in += fleet.admitted(CALLS, ("leased", "a"), 1).await;
+    assert!(let_in <= exactly(1), "{let_in}");
+    assert!(let_in >= exactly(1) - 4 * MAX, "{let_in}");
+    let mut granted = 0;
+    for replica in &fleet.replicas {
+        let page = http::send(replica.http, "GET", "/metrics", b"").await.body;
+        granted += metric(&page, "tollgate_lease_grants_total");
+    }
+    assert!(granted > 0, "no lease was used");
+
+    for replica in fleet.replicas.iter_mut().skip(1) {
+        replica.signal("-TERM");
+        assert!(replica.ended(PATIENCE).success());
+    }
+    let client = connect(&fleet.replicas[0]).await;
+    while admitted(&ask(&client, one()).await) {
+        let_in += 1;
+    }
+    assert_eq!(let_in, exactly(1), "{granted} by leases");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

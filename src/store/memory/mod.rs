@@ -425,6 +425,7 @@ fn forced(key: BucketKey, limit: limit::Limit, amount: i64) -> Charge {
         key,
         charge,
         settles: false,
+        lease: None,
     }
 }
 

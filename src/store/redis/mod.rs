@@ -13,6 +13,7 @@ mod batch;
 mod call;
 mod codec;
 mod connection;
+mod leases;
 mod record;
 mod refusals;
 mod samples;
@@ -21,7 +22,7 @@ mod sweep;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,7 +31,8 @@ use self::connection::Link;
 pub use self::refusals::OnLocalRefusal;
 use self::refusals::Refusals;
 use self::script::{Answer, Operation, open_holds_key};
-use super::{Admission, Decision, Ended, Ending, Held, HoldCounts, Samples, StoreError};
+use super::leased::Leases;
+use super::{Admission, Decision, Ended, Ending, Held, HoldCounts, OnLease, Samples, StoreError};
 use crate::clock::{self, Clock, ManualClock};
 use crate::limit::{Sketch, Timestamp};
 use crate::rules::BucketKey;
@@ -56,6 +58,8 @@ pub struct Options {
     pub refusal_memory: Duration,
     /// Told of every refusal that Redis was not asked for.
     pub on_local_refusal: Option<OnLocalRefusal>,
+    /// Told of what happens to leases.
+    pub on_lease: Option<OnLease>,
 }
 
 impl Options {
@@ -71,6 +75,7 @@ impl Options {
             on_call: None,
             refusal_memory: Duration::from_millis(100),
             on_local_refusal: None,
+            on_lease: None,
         }
     }
 }
@@ -109,6 +114,9 @@ pub struct Redis {
     prefix: Arc<str>,
     clock: Option<ManualClock>,
     refusals: Arc<Refusals>,
+    begun: Instant,
+    leases: Arc<Leases>,
+    renewals: mpsc::UnboundedSender<leases::Due>,
 }
 
 /// How many steps, of how many keys each, a look at all reservations takes before it gives up.
@@ -129,6 +137,7 @@ impl Redis {
         let link = Link::new(&options)?;
         let (queue, pending) = mpsc::channel(options.queue);
         let refusals = Arc::new(Refusals::new(&options));
+        let (renewals, due) = mpsc::unbounded_channel();
         let store = Self {
             queue: queue.clone(),
             link: link.clone(),
@@ -136,7 +145,11 @@ impl Redis {
             prefix: Arc::from(options.prefix.as_str()),
             clock: options.clock.clone(),
             refusals: Arc::clone(&refusals),
+            begun: clock::instant(),
+            leases: Arc::new(Leases::new(options.on_lease.clone())),
+            renewals,
         };
+        tokio::spawn(leases::run(store.renewer(), due));
         tokio::spawn(batch::run(
             pending,
             queue.downgrade(),
@@ -149,23 +162,39 @@ impl Redis {
 
     /// Decides over an admission. One that Redis would refuse for sure is refused without it.
     pub async fn admit(&self, admission: Admission) -> Result<Decision, StoreError> {
+        let deadline = clock::instant() + self.deadline;
+        if Leases::concern(&admission) {
+            if let Some(decision) = self.decide_here(&admission) {
+                return Ok(decision);
+            }
+            // On the heap, so that what has no leases does not carry its size along.
+            return Box::pin(self.admit_and_hear(admission, deadline)).await;
+        }
         if let Some(refused) = self.refusals.refuse(&admission) {
             return Ok(refused);
         }
-        match self.ask(Operation::Admit(admission), self.deadline).await? {
-            Answer::Admit(decision) => Ok(decision),
-            Answer::End(_) => Err(StoreError::Rejected("answers out of order".to_owned())),
+        let (_, decision) = self.decide(admission, deadline).await?;
+        Ok(decision)
+    }
+
+    /// Has Redis decide over an admission, and brings it back.
+    async fn decide(
+        &self,
+        admission: Admission,
+        deadline: Instant,
+    ) -> Result<(Admission, Decision), StoreError> {
+        match self.ask(Operation::Admit(admission), deadline).await? {
+            (Operation::Admit(admission), Answer::Admit(decision)) => Ok((admission, decision)),
+            _ => Err(StoreError::Rejected("answers out of order".to_owned())),
         }
     }
 
     /// Ends a reservation.
     pub async fn end(&self, ending: Ending) -> Result<Ended, StoreError> {
-        match self
-            .ask(Operation::End(ending), self.deadline.max(REPORT_DEADLINE))
-            .await?
-        {
-            Answer::End(ended) => Ok(ended),
-            Answer::Admit(_) => Err(StoreError::Rejected("answers out of order".to_owned())),
+        let deadline = clock::instant() + self.deadline.max(REPORT_DEADLINE);
+        match self.ask(Operation::End(ending), deadline).await? {
+            (_, Answer::End(ended)) => Ok(ended),
+            (_, Answer::Admit(_)) => Err(StoreError::Rejected("answers out of order".to_owned())),
         }
     }
 
@@ -264,32 +293,43 @@ impl Redis {
             .map(drop)
     }
 
-    async fn ask(&self, operation: Operation, wait: Duration) -> Result<Answer, StoreError> {
+    async fn ask(
+        &self,
+        operation: Operation,
+        deadline: Instant,
+    ) -> Result<(Operation, Answer), StoreError> {
         let (reply, answer) = oneshot::channel();
-        let asked = clock::instant();
         let pending = Pending {
             operation,
             reply: Some(reply),
-            deadline: asked + wait,
+            deadline,
             keep: false,
         };
-        self.queue.try_send(pending).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => {
-                StoreError::Connection("the store was stopped".to_owned())
-            }
-        })?;
+        self.queue
+            .try_send(pending)
+            .map_err(|error| not_queued(&error))?;
         let mut waiting = Waiting {
             answer,
             queue: &self.queue,
         };
         match (&mut waiting.answer).await {
-            Ok(delivery) => delivery.map(|(_, answer)| answer),
-            Err(_) => Err(StoreError::Connection(
-                "the store stopped without an answer".to_owned(),
-            )),
+            Ok(delivery) => delivery,
+            Err(_) => Err(stopped()),
         }
     }
+}
+
+fn not_queued(error: &mpsc::error::TrySendError<Pending>) -> StoreError {
+    match error {
+        mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
+        mpsc::error::TrySendError::Closed(_) => {
+            StoreError::Connection("the store was stopped".to_owned())
+        }
+    }
+}
+
+fn stopped() -> StoreError {
+    StoreError::Connection("the store stopped without an answer".to_owned())
 }
 
 /// Somebody waiting for an answer. If they go away when it is there already, it is undone.

@@ -365,6 +365,7 @@ mod tests {
                 effect: Effect::Enforce,
             },
             settles: false,
+            lease: None,
         };
         let bucket = Bucket {
             spent: 1,

@@ -222,6 +222,7 @@ fn limits(
         on_store_error: OnStoreError::Allow,
         missing_usage: MissingUsage::default(),
         headroom: Vec::new(),
+        lease: None,
         origin: None,
     }
 }

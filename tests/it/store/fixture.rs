@@ -248,6 +248,7 @@ pub(super) fn charge(name: &str, limit: Limit, cost: i64) -> Charge {
             effect: Effect::Enforce,
         },
         settles: false,
+        lease: None,
     }
 }
 

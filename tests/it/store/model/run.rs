@@ -310,6 +310,7 @@ impl<'a> Run<'a> {
                 },
             },
             settles: asked.held.plain().settles(),
+            lease: None,
         }
     }
 

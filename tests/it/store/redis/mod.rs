@@ -5,6 +5,7 @@ mod calls;
 mod connection;
 mod keys;
 mod late;
+mod leases;
 mod refusals;
 
 use std::future::Future;
