@@ -200,7 +200,9 @@ impl Lease {
     /// Notes what the store told after it let a request of this replica in for `admitted`, or
     /// refused it (zero).
     pub fn see(&mut self, seen: Seen, admitted: u64) {
-        if self.seen.is_none_or(|known| known.sent <= seen.sent) {
+        // Of what was sent at one moment, that which lies higher in the pile came later.
+        let order = |seen: &Seen| (seen.sent, seen.spent);
+        if self.seen.is_none_or(|known| order(&known) <= order(&seen)) {
             self.seen = Some(seen);
         }
         self.used.add(admitted, seen.sent);

@@ -16,8 +16,8 @@ use crate::support::tasks::in_order;
 const LIMIT: u64 = 500;
 const MAX: u64 = 50;
 
-/// Longer than a lease lives, and not so long that it goes back no more.
-const LONGER: Duration = Duration::from_millis(2500);
+/// A small part of the time in which a lease that ended may still go back.
+const STEP: Duration = Duration::from_millis(50);
 
 fn terms() -> LeaseTerms {
     LeaseTerms {
@@ -119,7 +119,7 @@ async fn replicas_let_in_no_more_than_the_limit_and_nothing_is_lost() {
 
     // What lay with replicas comes back, and can be had by anybody.
     eventually("what was leased is back", || async {
-        fixture.clock.advance(LONGER);
+        fixture.clock.advance(STEP);
         for store in &stores {
             store.expire_leases().await;
         }
@@ -226,7 +226,7 @@ async fn a_limit_that_changes_gives_back_what_was_taken_by_the_old_one() {
     admitted += u64::from(let_in(&store, [leased("a", changed, 1)]).await);
     assert_eq!(events.granted(), granted, "by the old limit");
     eventually("what was leased is back", || async {
-        fixture.clock.advance(LONGER);
+        fixture.clock.advance(STEP);
         store.expire_leases().await;
         fixture.spent("a", changed).await == admitted
     })
@@ -264,7 +264,7 @@ async fn several_limits_are_granted_together_or_not_at_all() {
     assert!(events.granted() > 0, "{events:?}");
     assert_eq!(admitted, 50);
     eventually("what was leased is back", || async {
-        fixture.clock.advance(LONGER);
+        fixture.clock.advance(STEP);
         store.expire_leases().await;
         fixture.spent("a", slow()).await == 50 && fixture.spent("b", small).await == 100
     })
@@ -319,12 +319,10 @@ async fn an_answer_tells_what_is_left_for_this_replica() {
         .admit(admission([leased("a", slow(), 1)]))
         .await
         .unwrap();
-    // Alone, it knows all; and Redis, where it was asked, counts what is leased.
+    assert!(events.granted() <= granted + 1);
+    // Where Redis was asked, or took something that is not known here yet, what is leased counts.
     let spent = decision.readings[0].bucket.spent;
-    if events.granted() > granted {
-        assert_eq!(spent, asked + 1);
-    } else {
-        assert!(spent > asked, "{spent} after {asked}");
-    }
+    assert!(spent > asked, "{spent} after {asked}");
+    assert!(spent <= asked + 1 + MAX, "{spent} after {asked}");
     assert_eq!(decision.now, fixture.clock.now());
 }
