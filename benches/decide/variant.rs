@@ -43,6 +43,8 @@ pub(crate) struct Shape {
     pub(crate) reserved: bool,
     /// Whether nearly everything is refused.
     pub(crate) refused: bool,
+    /// Whether replicas may lease of the limits.
+    pub(crate) leased: bool,
 }
 
 /// One row of the table.
@@ -63,6 +65,7 @@ const PLAIN: Shape = Shape {
     four_limits: false,
     reserved: false,
     refused: false,
+    leased: false,
 };
 
 const fn variant(name: &'static str, backend: Backend, shape: Shape) -> Variant {
@@ -94,6 +97,7 @@ pub(crate) const VARIANTS: &[Variant] = &[
     variant("redis-100k",      Backend::Redis,    Shape { keys: 100_000, ..PLAIN }),
     variant("redis-refused",   Backend::Redis,    Shape { refused: true, ..PLAIN }),
     variant("redis-reserved",  Backend::Redis,    Shape { reserved: true, ..PLAIN }),
+    variant("redis-leased",    Backend::Redis,    Shape { leased: true, keys: 100, ..PLAIN }),
 ];
 
 impl FromStr for Variant {
@@ -226,9 +230,7 @@ impl Running {
                 Backend::Redis => ("HLEN", Some("tollgate:buckets")),
                 _ => ("DBSIZE", None),
             };
-            let buckets: usize = redis::cmd(command)
-                .arg(key)
-                .query(&mut redis.connect()?)?;
+            let buckets: usize = redis::cmd(command).arg(key).query(&mut redis.connect()?)?;
             ensure!(
                 buckets >= seen,
                 "{buckets} buckets in Redis after {seen} tenants were charged"

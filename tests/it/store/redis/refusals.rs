@@ -120,7 +120,9 @@ async fn what_another_replica_gives_back_is_seen_when_the_memory_is_over() {
     // All that comes back by itself meanwhile is one. Something else is remembered for longer.
     fixture.clock.advance(SECOND);
     assert!(!fixture.admits("b", ten(), 11).await);
-    fixture.clock.advance(just_before(MEMORY.checked_sub(SECOND).unwrap()));
+    fixture
+        .clock
+        .advance(just_before(MEMORY.saturating_sub(SECOND)));
     assert_eq!(asks(&fixture, &calls, 2).await, (false, false));
     fixture.clock.advance(MICROSECOND);
     assert_eq!(asks(&fixture, &calls, 2).await, (true, true));
