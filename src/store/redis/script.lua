@@ -172,8 +172,22 @@ if plain_count > 0 then
     local l, count
     l, count, position = unpack_struct('<HH', charges, position)
     local limit = limits[l]
-    spent, fraction, at = refilled(spent, fraction, at, limit)
-    local over, dirty = limit[1] % 4 >= 2, false
+    local flags, n, d = limit[1], limit[2], limit[3]
+    -- What `refilled` and `write` do, for a token bucket that is in use: nearly all are, and a call of
+    -- a function costs as much as the calculation.
+    local parts = (now - at) * n + fraction
+    if flags % 2 == 0 and at < now and spent > 0 and parts < EXACT and fraction < d then
+      local back = floor(parts / d)
+      if back < spent then
+        spent, fraction = spent - back, parts - back * d
+      else
+        spent, fraction = 0, 0
+      end
+      at = now
+    else
+      spent, fraction, at = refilled(spent, fraction, at, limit)
+    end
+    local over, dirty = flags % 4 >= 2, false
     for _ = 1, count do
       local effect, amount, threshold
       effect, amount, threshold, position = unpack_struct('<Bdd', charges, position)
@@ -187,7 +201,13 @@ if plain_count > 0 then
       told = told + 1
       answer[told] = pack('<dd', fits and spent or -spent - 1, fraction)
     end
-    write(ARGV[4 + i], spent, fraction, at, lives, limit, not dirty and value)
+    if dirty and spent > 0 and flags % 2 == 0 and now + spent * d / n <= lives then
+      written[put + 1] = ARGV[4 + i]
+      put = put + 2
+      written[put] = pack('<dddd', spent, fraction, at, lives)
+    else
+      write(ARGV[4 + i], spent, fraction, at, lives, limit, not dirty and value)
+    end
   end
   write_all()
 end
