@@ -13,7 +13,7 @@ use tollgate::grpc::client::Question;
 use tollgate::load::{Draw, End, Generator, Keys, Messages, Pace, Traffic, Verdict};
 
 use crate::load::drive;
-use crate::variant::Shape;
+use crate::variant::{Kind, Limits, Shape};
 
 /// Hits that every decision charges.
 const COST: u32 = 100;
@@ -27,8 +27,12 @@ const DOMAIN: &str = "bench";
 ///
 /// A store that fails must refuse, and so end the run, rather than let requests pass uncounted.
 pub(crate) fn config(shape: &Shape) -> Result<String> {
-    let burst = if shape.refused { COST } else { BURST };
-    let lease = if shape.leased {
+    let burst = if shape.kind == Kind::Refused {
+        COST
+    } else {
+        BURST
+    };
+    let lease = if shape.kind == Kind::Leased {
         ", lease: { max: 1%, ttl: 2s }"
     } else {
         ""
@@ -39,14 +43,24 @@ pub(crate) fn config(shape: &Shape) -> Result<String> {
              on_store_error: deny{lease} }}\n"
         )
     };
-    let cost = if shape.reserved { "tokens" } else { "hits" };
+    let cost = if shape.kind == Kind::Reserved {
+        "tokens"
+    } else {
+        "hits"
+    };
     let mut limits = limit("tokens", cost);
-    if shape.four_limits {
+    if shape.limits != Limits::One {
         limits += &limit("requests", "requests");
+    }
+    if shape.limits == Limits::Six {
+        for number in 2..4 {
+            limits += &limit(&format!("tokens-{number}"), cost);
+            limits += &limit(&format!("requests-{number}"), "requests");
+        }
     }
     let mut config =
         format!("domain: {DOMAIN}\ndescriptors:\n  - key: tenant\n    limits:\n{limits}");
-    if shape.four_limits {
+    if shape.limits == Limits::Four {
         write!(config, "  - key: deployment\n    limits:\n{limits}")?;
     }
     for number in 0..shape.rules - 1 {
@@ -117,7 +131,7 @@ impl Tenants {
     pub(crate) fn new(shape: &Shape, expected: Expected) -> Result<Self> {
         let mut messages = Messages::default();
         let mut looks = Messages::default();
-        let descriptors = if shape.four_limits { 2 } else { 1 };
+        let descriptors = if shape.limits == Limits::Four { 2 } else { 1 };
         for number in 0..shape.keys {
             let entry = |key: &str, value: String| vec![(key.to_owned(), value)];
             let mut question = Question {
@@ -126,7 +140,7 @@ impl Tenants {
                 hits: None,
                 request_hits: COST,
             };
-            if shape.four_limits {
+            if shape.limits == Limits::Four {
                 let deployment = format!("d{}", number % DEPLOYMENTS);
                 question.descriptors.push(entry("deployment", deployment));
             }
@@ -140,7 +154,11 @@ impl Tenants {
             draw: Draw::new(Keys::Uniform(shape.keys), 1),
             expected,
             descriptors,
-            leased: if shape.leased { BURST / 100 / COST } else { 0 },
+            leased: if shape.kind == Kind::Leased {
+                BURST / 100 / COST
+            } else {
+                0
+            },
             answered: vec![0; shape.keys],
             passed: vec![0; shape.keys],
         })

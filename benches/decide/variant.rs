@@ -37,14 +37,34 @@ pub(crate) struct Shape {
     pub(crate) keys: usize,
     /// Rules that are configured.
     pub(crate) rules: usize,
-    /// Whether tenant and deployment have two limits each; or the tenant has one.
-    pub(crate) four_limits: bool,
-    /// Whether a reservation is made for each decision, that a report could settle.
-    pub(crate) reserved: bool,
-    /// Whether nearly everything is refused.
-    pub(crate) refused: bool,
-    /// Whether replicas may lease of the limits.
-    pub(crate) leased: bool,
+    /// What a request is held to.
+    pub(crate) limits: Limits,
+    /// What is done besides.
+    pub(crate) kind: Kind,
+}
+
+/// What a request is held to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limits {
+    /// One of the tenant's.
+    One,
+    /// Two of the tenant's, and two of the deployment's, of which there are few.
+    Four,
+    /// Six of the tenant's.
+    Six,
+}
+
+/// What is done besides deciding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Nothing.
+    Plain,
+    /// A reservation is made for each decision, that a report could settle.
+    Reserved,
+    /// Nearly everything is refused.
+    Refused,
+    /// Replicas may lease of the limits.
+    Leased,
 }
 
 /// One row of the table.
@@ -62,10 +82,8 @@ pub(crate) struct Variant {
 const PLAIN: Shape = Shape {
     keys: 0,
     rules: 1,
-    four_limits: false,
-    reserved: false,
-    refused: false,
-    leased: false,
+    limits: Limits::One,
+    kind: Kind::Plain,
 };
 
 const fn variant(name: &'static str, backend: Backend, shape: Shape) -> Variant {
@@ -84,20 +102,21 @@ pub(crate) const VARIANTS: &[Variant] = &[
     variant("evalsha",         Backend::Evalsha,  PLAIN),
     variant("combined",        Backend::Combined, PLAIN),
     variant("memory",          Backend::Memory,   PLAIN),
-    variant("memory-4-limits", Backend::Memory,   Shape { four_limits: true, ..PLAIN }),
+    variant("memory-4-limits", Backend::Memory,   Shape { limits: Limits::Four, ..PLAIN }),
     variant("memory-rules",    Backend::Memory,   Shape { rules: 10_000, ..PLAIN }),
     variant("memory-hot",      Backend::Memory,   Shape { keys: 1, ..PLAIN }),
     variant("memory-100k",     Backend::Memory,   Shape { keys: 100_000, ..PLAIN }),
-    variant("memory-refused",  Backend::Memory,   Shape { refused: true, ..PLAIN }),
-    variant("memory-reserved", Backend::Memory,   Shape { reserved: true, ..PLAIN }),
+    variant("memory-refused",  Backend::Memory,   Shape { kind: Kind::Refused, ..PLAIN }),
+    variant("memory-reserved", Backend::Memory,   Shape { kind: Kind::Reserved, ..PLAIN }),
     variant("redis",           Backend::Redis,    PLAIN),
-    variant("redis-4-limits",  Backend::Redis,    Shape { four_limits: true, ..PLAIN }),
+    variant("redis-4-limits",  Backend::Redis,    Shape { limits: Limits::Four, ..PLAIN }),
+    variant("redis-6-limits",  Backend::Redis,    Shape { limits: Limits::Six, ..PLAIN }),
     variant("redis-rules",     Backend::Redis,    Shape { rules: 10_000, ..PLAIN }),
     variant("redis-hot",       Backend::Redis,    Shape { keys: 1, ..PLAIN }),
     variant("redis-100k",      Backend::Redis,    Shape { keys: 100_000, ..PLAIN }),
-    variant("redis-refused",   Backend::Redis,    Shape { refused: true, ..PLAIN }),
-    variant("redis-reserved",  Backend::Redis,    Shape { reserved: true, ..PLAIN }),
-    variant("redis-leased",    Backend::Redis,    Shape { leased: true, keys: 100, ..PLAIN }),
+    variant("redis-refused",   Backend::Redis,    Shape { kind: Kind::Refused, ..PLAIN }),
+    variant("redis-reserved",  Backend::Redis,    Shape { kind: Kind::Reserved, ..PLAIN }),
+    variant("redis-leased",    Backend::Redis,    Shape { kind: Kind::Leased, keys: 100, ..PLAIN }),
 ];
 
 impl FromStr for Variant {
@@ -146,7 +165,7 @@ impl Variant {
         };
         let expected = match self.backend {
             Backend::Empty | Backend::Evalsha | Backend::Combined => Expected::Nothing,
-            _ if shape.refused => Expected::Refused,
+            _ if shape.kind == Kind::Refused => Expected::Refused,
             _ => Expected::Charged,
         };
         let driver = Driver {

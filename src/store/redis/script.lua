@@ -149,9 +149,19 @@ local function write(name, spent, fraction, at, lives, limit, stored)
   written[put] = state or pack('<dddd', spent, fraction, at, lives)
 end
 
+-- Lua's stack holds 8,000 values, and reservations may know more buckets than were counted.
+local SLICE = 6000
+
+local function in_slices(command, values, count)
+  for first = 1, count, SLICE do
+    local last = first + SLICE - 1
+    call(command, buckets, unpack(values, first, last < count and last or count))
+  end
+end
+
 local function write_all()
-  if put > 0 then call('HSET', buckets, unpack(written, 1, put)) end
-  if dropped > 0 then call('HDEL', buckets, unpack(forgotten, 1, dropped)) end
+  in_slices('HSET', written, put)
+  in_slices('HDEL', forgotten, dropped)
 end
 
 local answer = { pack('<d', now) }

@@ -35,7 +35,7 @@ impl Operation {
 
 /// What the keys of reservations start with.
 pub(super) fn holds_prefix(prefix: &str) -> String {
-    format!("{prefix}h:")
+    format!("{prefix}r:")
 }
 
 /// The key of the hash of all buckets.

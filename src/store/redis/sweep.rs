@@ -37,7 +37,10 @@ if total == 0 then
 end
 local state = redis.call('GET', KEYS[2])
 local begun, seen, cursor = now, 0, '0'
-if state then begun, total, seen, cursor = state:match('^(%d+) (%d+) (%d+) (%d+)$') end
+if state then
+  local b, t, s, c = state:match('^(%d+) (%d+) (%d+) (%d+)$')
+  if b then begun, total, seen, cursor = b, t, s, c end
+end
 local elapsed, pass = now - begun, tonumber(ARGV[1])
 local more = 0
 if elapsed >= pass or seen * pass < total * elapsed then
@@ -47,7 +50,10 @@ if elapsed >= pass or seen * pass < total * elapsed then
     local value = fields[i + 1]
     if #value ~= 32 or struct.unpack('<d', value, 25) <= now then over[#over + 1] = fields[i] end
   end
-  if #over > 0 then redis.call('HDEL', KEYS[1], unpack(over)) end
+  -- A small hash comes whole, however large `hash-max-listpack-entries` makes it.
+  for first = 1, #over, 4000 do
+    redis.call('HDEL', KEYS[1], unpack(over, first, math.min(first + 3999, #over)))
+  end
   cursor, seen, more = found[1], seen + #fields / 2, 1
   if cursor == '0' then
     begun, total, seen, more = now, redis.call('HLEN', KEYS[1]), 0, 0

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate::clock::Clock;
-use tollgate::limit::Rate;
-use tollgate::store::{Charge, Verdict};
+use tollgate::limit::{Effect, Rate, Usage};
+use tollgate::store::{Charge, Ended, Verdict};
 
 use super::Calls;
-use crate::store::fixture::{Fixture, MINUTE, PATIENT, admission, charge, token_bucket};
+use crate::store::fixture::{Fixture, MINUTE, PATIENT, admission, charge, token_bucket, tokens};
 use crate::support::redis::RedisServer;
 use crate::support::tasks::in_order;
 
@@ -104,6 +104,51 @@ async fn what_gathers_is_sent_together_as_far_as_a_call_carries() {
         .map(|decision| decision.readings[0].bucket.spent)
         .collect();
     assert_eq!(spent, (1..=1200).collect::<Vec<u64>>());
+}
+
+#[tokio::test]
+async fn reservations_of_more_buckets_than_a_call_carries_are_released_together() {
+    const EACH: usize = 999;
+    let mut calls = Calls::default();
+    let fixture = Fixture::redis_with(|options| calls = Calls::of(options));
+    let limit = token_bucket(1, MINUTE, 10);
+    let ids = ["0", "1", "2", "3", "4", "5", "6"];
+    let charges = |id: &str| -> Vec<_> {
+        let names = (0..EACH).map(|name| format!("{id}/{name}"));
+        names.map(|name| tokens(&name, limit, 10)).collect()
+    };
+    in_order(ids.iter().map(|id| fixture.hold(id, charges(id)))).await;
+    assert_eq!(fixture.bucket_count(), ids.len() * EACH);
+    let before = calls.operations().len();
+    // None of them names a bucket: only the reservations know which.
+    let halves = in_order(ids.iter().map(|id| fixture.settle(id, Usage::Total(5)))).await;
+    assert_eq!(calls.operations()[before..], [ids.len()]);
+    let spent = |ended: &Ended| {
+        ended
+            .readings
+            .iter()
+            .map(|told| told.bucket.spent)
+            .sum::<u64>()
+    };
+    let half = 5 * u64::try_from(EACH).unwrap();
+    assert_eq!(halves.iter().map(spent).collect::<Vec<_>>(), [half; 7]);
+    assert_eq!(fixture.bucket_count(), ids.len() * EACH);
+    in_order(ids.iter().map(|id| {
+        fixture.charge(
+            charges(id)
+                .into_iter()
+                .map(|(charge, _)| give_back(charge, 5)),
+        )
+    }))
+    .await;
+    assert_eq!(fixture.bucket_count(), 0);
+}
+
+/// A refund of so much.
+fn give_back(mut charge: Charge, amount: i64) -> Charge {
+    charge.charge.amount = -amount;
+    charge.charge.effect = Effect::Record;
+    charge
 }
 
 #[tokio::test]

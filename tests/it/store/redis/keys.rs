@@ -42,12 +42,12 @@ async fn everything_is_remembered_for_as_long_as_it_may_matter() {
     let bounds = [
         // The hash of the buckets stays; its fields are swept.
         ("buckets", Duration::ZERO, Duration::ZERO),
-        ("h", LIFETIME, LIFETIME),
-        ("h", LIFETIME, LIFETIME),
-        // The open one, and then late for as long again.
-        ("h", 2 * LIFETIME, 2 * LIFETIME),
         // The count of the open ones stays; its fields go when it is read.
         ("holds", Duration::ZERO, Duration::ZERO),
+        ("r", LIFETIME, LIFETIME),
+        ("r", LIFETIME, LIFETIME),
+        // The open one, and then late for as long again.
+        ("r", 2 * LIFETIME, 2 * LIFETIME),
         // The window ends in a minute: at most doubled, and a minute more.
         ("b", MINUTE, 3 * MINUTE),
         // 40 are spent and were 90, which come back in nine minutes.
@@ -127,7 +127,7 @@ async fn an_ended_reservation_is_forgotten_by_the_servers_own_clock() {
         fixture.release("id").await.result == EndResult::Unknown
     })
     .await;
-    let prefix = format!("{}h:", fixture.prefix());
+    let prefix = format!("{}r:", fixture.prefix());
     eventually("its key is gone", || async {
         fixture.server().keys(&prefix).is_empty()
     })
