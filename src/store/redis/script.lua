@@ -179,8 +179,8 @@ if plain_count > 0 then
     if value and #value == 32 then
       spent, fraction, at, lives = unpack_struct('<dddd', value)
     end
-    local l, count
-    l, count, position = unpack_struct('<HH', charges, position)
+    local l, count, effect, amount, threshold
+    l, count, effect, amount, threshold, position = unpack_struct('<HHBdd', charges, position)
     local limit = limits[l]
     local flags, n, d = limit[1], limit[2], limit[3]
     -- What `refilled` and `write` do, for a token bucket that is in use: nearly all are, and a call of
@@ -198,9 +198,8 @@ if plain_count > 0 then
       spent, fraction, at = refilled(spent, fraction, at, limit)
     end
     local over, dirty = flags % 4 >= 2, false
-    for _ = 1, count do
-      local effect, amount, threshold
-      effect, amount, threshold, position = unpack_struct('<Bdd', charges, position)
+    for c = 1, count do
+      if c > 1 then effect, amount, threshold, position = unpack_struct('<Bdd', charges, position) end
       local fits = effect == 2 or spent <= threshold
       if fits or over then
         spent, fraction = charged(spent, fraction, amount)
