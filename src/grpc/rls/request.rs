@@ -191,6 +191,8 @@ impl Field {
         std::str::from_utf8(fields.bytes()?).map_err(|_| Malformed::Text)
     }
 
+    /// Groups are the only unknown fields that nest. How deep they may is counted from here, not from
+    /// the message as the generated decoder does: it may refuse some that are skipped here.
     fn skip(&self, fields: &mut Fields<'_>) -> Result<(), Malformed> {
         let context = DecodeContext::default();
         Ok(skip_field(
