@@ -117,7 +117,11 @@ impl Edge {
 fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let number = u64::from(digits.parse::<u32>().ok()?);
+    // `parse` would take a sign, too.
+    if digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let number = digits.parse::<u64>().ok()?;
     match unit {
         "H" => Some(Duration::from_hours(number)),
         "M" => Some(Duration::from_mins(number)),
@@ -164,5 +168,50 @@ impl Body for Answer {
             Self::Message(message) => message.size_hint(),
             Self::Routed(body) => body.size_hint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timeout(text: &'static str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-timeout", text.parse().unwrap());
+        grpc_timeout(&headers)
+    }
+
+    #[test]
+    fn a_timeout_has_at_most_eight_digits_and_a_unit() {
+        for (text, expected) in [
+            ("2H", Duration::from_hours(2)),
+            ("3M", Duration::from_mins(3)),
+            ("5S", Duration::from_secs(5)),
+            ("7m", Duration::from_millis(7)),
+            ("11u", Duration::from_micros(11)),
+            ("13n", Duration::from_nanos(13)),
+            ("0S", Duration::ZERO),
+            ("00000001S", Duration::from_secs(1)),
+            ("99999999H", Duration::from_hours(99_999_999)),
+        ] {
+            assert_eq!(timeout(text), Some(expected), "{text}");
+        }
+        for text in [
+            "",
+            "S",
+            "5",
+            "5s",
+            "+5S",
+            "-5S",
+            " 5S",
+            "5 S",
+            "0x5S",
+            "5.0S",
+            "000000001S",
+            "5SS",
+        ] {
+            assert_eq!(timeout(text), None, "{text}");
+        }
+        assert_eq!(grpc_timeout(&HeaderMap::new()), None);
     }
 }
