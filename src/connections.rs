@@ -22,6 +22,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const KEEPALIVE: Duration = Duration::from_mins(1);
 const KEEPALIVE_PROBES: u32 = 3;
 
+/// How long what we sent may stay unacknowledged: meanwhile the kernel asks nobody. Where it is set,
+/// it bounds the silence, too, and the number of probes does not count.
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT: Duration = Duration::from_secs(80);
+
 /// What bounds the connections of one listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -90,14 +95,26 @@ async fn accept(
         .await
         .map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE)
-        .with_retries(KEEPALIVE_PROBES);
-    // Answers are written whole; without `TCP_NODELAY` a small one may wait for nothing.
-    let set = stream.set_nodelay(true);
-    if let Err(error) = set.and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive)) {
+    if let Err(error) = prepare(&stream) {
         tracing::debug!(%error, "a connection is gone already");
     }
     Ok((stream, place))
 }
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    // Answers are written whole; without `TCP_NODELAY` a small one may wait for nothing.
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE)
+        .with_retries(KEEPALIVE_PROBES);
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "connections_tests.rs"]
+mod tests;
