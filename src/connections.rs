@@ -41,7 +41,7 @@ pub struct Bounds {
 ///
 /// # Errors
 ///
-/// Fails only where `listener` does not listen any more.
+/// Fails only where `listener` does not listen any more; its connections are cut off then.
 pub async fn serve<C>(
     listener: TcpListener,
     bounds: Bounds,
@@ -55,9 +55,9 @@ where
     let stopping = CancellationToken::new();
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
-    let ended = loop {
+    loop {
         let accepted = tokio::select! {
-            () = &mut shutdown => break Ok(()),
+            () = &mut shutdown => break,
             Some(_) = connections.join_next() => continue,
             accepted = accept(&listener, &places) => accepted,
         };
@@ -69,13 +69,14 @@ where
                     drop(place);
                 });
             }
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => break Err(error),
+            // Who ends everything now has no use for calls that go on; dropped, they end.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(error),
             Err(error) => {
                 tracing::debug!(%error, "a connection was not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    };
+    }
     drop(listener);
     stopping.cancel();
     let drained = async { while connections.join_next().await.is_some() {} };
@@ -83,7 +84,7 @@ where
         tracing::warn!(left = connections.len(), "connections were cut off");
         connections.shutdown().await;
     }
-    ended
+    Ok(())
 }
 
 async fn accept(
