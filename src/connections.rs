@@ -14,6 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
+use crate::telemetry::Throttle;
+
 /// How long to wait after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -26,6 +29,9 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// it bounds the silence, too, and the number of probes does not count.
 #[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(80);
+
+/// How often the log says that nobody more is let in.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// What bounds the connections of one listener.
 #[derive(Clone, Copy, Debug)]
@@ -55,11 +61,12 @@ where
     let stopping = CancellationToken::new();
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
+    let (full, failed) = (Throttle::new(WARN_EVERY), Throttle::new(WARN_EVERY));
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => continue,
-            accepted = accept(&listener, &places) => accepted,
+            accepted = accept(&listener, &places, &full) => accepted,
         };
         match accepted {
             Ok((stream, place)) => {
@@ -72,7 +79,9 @@ where
             // Who ends everything now has no use for calls that go on; dropped, they end.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(error),
             Err(error) => {
-                tracing::debug!(%error, "a connection was not accepted");
+                if let Some(suppressed) = failed.pass(clock::instant()) {
+                    tracing::warn!(%error, suppressed, "a connection was not accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -90,11 +99,18 @@ where
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
+    full: &Throttle,
 ) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let place = Arc::clone(places)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
+    let place = if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+        place
+    } else {
+        if let Some(suppressed) = full.pass(clock::instant()) {
+            let address = listener.local_addr().ok().map(tracing::field::display);
+            tracing::warn!(address, suppressed, "all connections are taken; more wait");
+        }
+        let place = Arc::clone(places).acquire_owned().await;
+        place.map_err(io::Error::other)?
+    };
     let (stream, _) = listener.accept().await?;
     if let Err(error) = prepare(&stream) {
         tracing::debug!(%error, "a connection is gone already");

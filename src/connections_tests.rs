@@ -11,8 +11,9 @@ async fn listener() -> TcpListener {
 async fn what_is_not_acknowledged_ends_the_connection() {
     let listener = listener().await;
     let places = Arc::new(Semaphore::new(1));
+    let full = Throttle::new(WARN_EVERY);
     let client = TcpStream::connect(listener.local_addr().unwrap());
-    let (_client, accepted) = tokio::join!(client, accept(&listener, &places));
+    let (_client, accepted) = tokio::join!(client, accept(&listener, &places, &full));
     let (stream, _place) = accepted.unwrap();
     let socket = SockRef::from(&stream);
     assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));

@@ -283,6 +283,18 @@ fn connections_that_say_nothing_hold_us_up_no_longer_than_the_drain_timeout() {
 }
 
 #[test]
+fn the_log_says_when_all_connections_are_taken() {
+    let config = config(CONFIG);
+    let mut tollgate = Tollgate::serve(&[&config.flag]);
+    let _all: Vec<TcpStream> = (0..256)
+        .map(|_| TcpStream::connect(tollgate.http).unwrap())
+        .collect();
+    let line = tollgate.wait_for_line(|line| line.contains("all connections are taken"));
+    assert!(line.contains(&tollgate.http.to_string()), "{line}");
+    assert!(line.contains("WARN"), "{line}");
+}
+
+#[test]
 fn a_port_that_is_taken_is_told_with_its_flag() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
