@@ -14,6 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
+use crate::telemetry::Throttle;
+
 /// How long to wait after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -21,6 +24,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// before it gives the connection up.
 const KEEPALIVE: Duration = Duration::from_mins(1);
 const KEEPALIVE_PROBES: u32 = 3;
+
+/// How long what we sent may stay unacknowledged: meanwhile the kernel asks nobody. Where it is set,
+/// it bounds the silence, too, and the number of probes does not count.
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT: Duration = Duration::from_secs(80);
+
+/// How often the log says that nobody more is let in.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// What bounds the connections of one listener.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +47,7 @@ pub struct Bounds {
 ///
 /// # Errors
 ///
-/// Fails only where `listener` does not listen any more.
+/// Fails only where `listener` does not listen any more; its connections are cut off then.
 pub async fn serve<C>(
     listener: TcpListener,
     bounds: Bounds,
@@ -50,11 +61,12 @@ where
     let stopping = CancellationToken::new();
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
-    let ended = loop {
+    let (full, failed) = (Throttle::new(WARN_EVERY), Throttle::new(WARN_EVERY));
+    loop {
         let accepted = tokio::select! {
-            () = &mut shutdown => break Ok(()),
+            () = &mut shutdown => break,
             Some(_) = connections.join_next() => continue,
-            accepted = accept(&listener, &places) => accepted,
+            accepted = accept(&listener, &places, &full) => accepted,
         };
         match accepted {
             Ok((stream, place)) => {
@@ -64,13 +76,16 @@ where
                     drop(place);
                 });
             }
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => break Err(error),
+            // Who ends everything now has no use for calls that go on; dropped, they end.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(error),
             Err(error) => {
-                tracing::debug!(%error, "a connection was not accepted");
+                if let Some(suppressed) = failed.pass(clock::instant()) {
+                    tracing::warn!(%error, suppressed, "a connection was not accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    };
+    }
     drop(listener);
     stopping.cancel();
     let drained = async { while connections.join_next().await.is_some() {} };
@@ -78,26 +93,45 @@ where
         tracing::warn!(left = connections.len(), "connections were cut off");
         connections.shutdown().await;
     }
-    ended
+    Ok(())
 }
 
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
+    full: &Throttle,
 ) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let place = Arc::clone(places)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
+    let place = if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+        place
+    } else {
+        if let Some(suppressed) = full.pass(clock::instant()) {
+            let address = listener.local_addr().ok().map(tracing::field::display);
+            tracing::warn!(address, suppressed, "all connections are taken; more wait");
+        }
+        let place = Arc::clone(places).acquire_owned().await;
+        place.map_err(io::Error::other)?
+    };
     let (stream, _) = listener.accept().await?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE)
-        .with_retries(KEEPALIVE_PROBES);
-    // Answers are written whole; without `TCP_NODELAY` a small one may wait for nothing.
-    let set = stream.set_nodelay(true);
-    if let Err(error) = set.and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive)) {
+    if let Err(error) = prepare(&stream) {
         tracing::debug!(%error, "a connection is gone already");
     }
     Ok((stream, place))
 }
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    // Answers are written whole; without `TCP_NODELAY` a small one may wait for nothing.
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE)
+        .with_retries(KEEPALIVE_PROBES);
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "connections_tests.rs"]
+mod tests;

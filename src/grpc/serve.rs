@@ -30,6 +30,16 @@ const BOUNDS: Bounds = Bounds {
     drain: Duration::MAX,
 };
 
+/// What a client says first, and how long it may take to.
+const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const PREFACE_TIME: Duration = Duration::from_secs(10);
+
+/// How often to look for the rest, where it comes in parts; few clients send it so.
+const PREFACE_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long it may be under way still when we stop.
+const PREFACE_GRACE: Duration = Duration::from_millis(100);
+
 /// Serves until `shutdown`, then until the calls under way are done.
 ///
 /// # Errors
@@ -56,6 +66,17 @@ pub(super) struct Edge {
 }
 
 async fn connection(stream: TcpStream, edge: Edge, stopping: CancellationToken) {
+    let begun = tokio::select! {
+        begun = begin(&stream, PREFACE_TIME) => begun,
+        () = async {
+            stopping.cancelled().await;
+            tokio::time::sleep(PREFACE_GRACE).await;
+        } => return,
+    };
+    if let Err(error) = begun {
+        tracing::debug!(%error, "a connection did not begin");
+        return;
+    }
     let service = service_fn(move |request| {
         let edge = edge.clone();
         async move { Ok::<_, Infallible>(edge.answer(request).await) }
@@ -77,6 +98,27 @@ async fn connection(stream: TcpStream, edge: Edge, stopping: CancellationToken) 
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection broke");
     }
+}
+
+/// Waits until a client has sent its preface, or what is none: hyper says what is wrong with it.
+///
+/// hyper itself would wait for ever. To look before it reads costs a connection a system call, and a
+/// request nothing.
+async fn begin(stream: &TcpStream, patience: Duration) -> io::Result<()> {
+    let begun = async {
+        let mut seen = [0; PREFACE.len()];
+        loop {
+            let length = stream.peek(&mut seen).await?;
+            let Some(seen) = seen.get(..length).filter(|seen| !seen.is_empty()) else {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            };
+            if length == PREFACE.len() || !PREFACE.starts_with(seen) {
+                return Ok(());
+            }
+            tokio::time::sleep(PREFACE_PAUSE).await;
+        }
+    };
+    tokio::time::timeout(patience, begun).await?
 }
 
 impl Edge {
@@ -117,7 +159,11 @@ impl Edge {
 fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let number = u64::from(digits.parse::<u32>().ok()?);
+    // `parse` would take a sign, too.
+    if digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let number = digits.parse::<u64>().ok()?;
     match unit {
         "H" => Some(Duration::from_hours(number)),
         "M" => Some(Duration::from_mins(number)),
@@ -164,5 +210,97 @@ impl Body for Answer {
             Self::Message(message) => message.size_hint(),
             Self::Routed(body) => body.size_hint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    /// How a connection begins on which these parts are sent, one after the other was seen.
+    async fn begins(parts: &[&[u8]], hangs_up: bool) -> Result<(), io::ErrorKind> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        let (mut client, (stream, _)) = (client.unwrap(), accepted.unwrap());
+        client.set_nodelay(true).unwrap();
+        let send = async {
+            let mut sent = 0;
+            for part in parts {
+                client.write_all(part).await.unwrap();
+                sent += part.len();
+                while stream.peek(&mut [0; 64]).await.unwrap() < sent {
+                    tokio::task::yield_now().await;
+                }
+            }
+            if hangs_up {
+                client.shutdown().await.unwrap();
+            }
+        };
+        let (begun, ()) = tokio::join!(begin(&stream, Duration::from_millis(500)), send);
+        begun.map_err(|error| error.kind())
+    }
+
+    #[tokio::test]
+    async fn a_connection_begins_with_its_preface_or_with_what_is_none() {
+        let [whole, half, rest] = [&PREFACE[..], &PREFACE[..9], &PREFACE[9..]];
+        for parts in [
+            &[whole][..],
+            &[whole, b"more"],
+            &[half, rest],
+            &[b"GET / HTTP/1.1"],
+            &[b"\0"],
+            &[half, b"noise"],
+        ] {
+            assert_eq!(begins(parts, false).await, Ok(()), "{parts:?}");
+        }
+        let late = Err(io::ErrorKind::TimedOut);
+        for parts in [&[][..], &[half], &[b"P"], &[&PREFACE[..23]]] {
+            assert_eq!(begins(parts, false).await, late, "{parts:?}");
+        }
+        let gone = Err(io::ErrorKind::UnexpectedEof);
+        assert_eq!(begins(&[], true).await, gone);
+    }
+
+    fn timeout(text: &'static str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-timeout", text.parse().unwrap());
+        grpc_timeout(&headers)
+    }
+
+    #[test]
+    fn a_timeout_has_at_most_eight_digits_and_a_unit() {
+        for (text, expected) in [
+            ("2H", Duration::from_hours(2)),
+            ("3M", Duration::from_mins(3)),
+            ("5S", Duration::from_secs(5)),
+            ("7m", Duration::from_millis(7)),
+            ("11u", Duration::from_micros(11)),
+            ("13n", Duration::from_nanos(13)),
+            ("0S", Duration::ZERO),
+            ("00000001S", Duration::from_secs(1)),
+            ("99999999H", Duration::from_hours(99_999_999)),
+        ] {
+            assert_eq!(timeout(text), Some(expected), "{text}");
+        }
+        for text in [
+            "",
+            "S",
+            "5",
+            "5s",
+            "+5S",
+            "-5S",
+            " 5S",
+            "5 S",
+            "0x5S",
+            "5.0S",
+            "000000001S",
+            "5SS",
+        ] {
+            assert_eq!(timeout(text), None, "{text}");
+        }
+        assert_eq!(grpc_timeout(&HeaderMap::new()), None);
     }
 }

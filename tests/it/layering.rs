@@ -39,12 +39,12 @@ const TABLE: &[Layer] = &[
     layer("rules",         &["limit"],                                  &["arc_swap", "base64", "blake3", "foldhash", "jiff", "smallvec", "thiserror"]),
     // Leaves.
     layer("clock",         &["limit"],                                  &[]),
-    layer("connections",   &[],                                         &["socket2", "tokio", "tokio_util", "tracing"]),
     layer("load",          &["clock"],                                  &["fastrand", "foldhash", "hashbrown", "hdrhistogram", "loona_hpack", "rustix", "thiserror"]),
     layer("health",        &[],                                         &["tokio"]),
     layer("settings",      &["load"],                                   &["clap", "jiff", "secrecy"]),
     layer("shutdown",      &[],                                         &["tokio", "tokio_util", "tracing"]),
     layer("telemetry",     &["clock", "settings"],                      &["tracing", "tracing_subscriber"]),
+    layer("connections",   &["clock", "telemetry"],                     &["socket2", "tokio", "tokio_util", "tracing"]),
     // What is configured. Only the watch knows files that change, and waits for them.
     layer("config",        &["limit", "rules"],                         &["blake3", "jiff", "serde", "serde_saphyr", "thiserror"]),
     layer("config::watch", &["config"],                                 &["notify", "tokio", "tokio_util", "tracing"]),

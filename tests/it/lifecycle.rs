@@ -6,6 +6,7 @@
     reason = "a test's scaffolding fails the test where it stands"
 )]
 
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -280,6 +281,32 @@ fn connections_that_say_nothing_hold_us_up_no_longer_than_the_drain_timeout() {
     let _silent = TcpStream::connect(tollgate.http).unwrap();
     tollgate.signal("-INT");
     assert_eq!(tollgate.ended(Duration::from_secs(5)).code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_have_not_begun_do_not_hold_us_up() {
+    let config = config(CONFIG);
+    let mut tollgate = Tollgate::serve(&[&config.flag, "--drain-timeout=1h"]);
+    let _silent = TcpStream::connect(tollgate.grpc).unwrap();
+    let mut half = TcpStream::connect(tollgate.grpc).unwrap();
+    half.write_all(b"PRI * HTTP/2.0").unwrap();
+    // Accepted after them: so they are, too.
+    health(&channel(tollgate.grpc).await).await;
+    tollgate.signal("-INT");
+    assert_eq!(tollgate.ended(Duration::from_secs(5)).code(), Some(0));
+    assert_eq!(tollgate.lines_with("did not finish"), 0);
+}
+
+#[test]
+fn the_log_says_when_all_connections_are_taken() {
+    let config = config(CONFIG);
+    let mut tollgate = Tollgate::serve(&[&config.flag]);
+    let _all: Vec<TcpStream> = (0..256)
+        .map(|_| TcpStream::connect(tollgate.http).unwrap())
+        .collect();
+    let line = tollgate.wait_for_line(|line| line.contains("all connections are taken"));
+    assert!(line.contains(&tollgate.http.to_string()), "{line}");
+    assert!(line.contains("WARN"), "{line}");
 }
 
 #[test]

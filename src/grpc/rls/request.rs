@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::r#type::v3::RateLimitUnit;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use crate::rules::Unit;
-use crate::service::{Descriptor, Request, RequestedLimit};
+use crate::service::{Descriptor, MAX_DESCRIPTORS, MAX_ENTRIES, Request, RequestedLimit};
 
 /// Bytes that are no message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +32,9 @@ impl From<prost::DecodeError> for Malformed {
 }
 
 /// Reads a request.
+///
+/// Of descriptors and entries beyond the most that are allowed only one is kept, for which the
+/// request is refused: a message of empty ones would be many times its size.
 pub(super) fn decode<'a>(
     message: &'a [u8],
     request_id: Option<&'a str>,
@@ -47,7 +50,9 @@ pub(super) fn decode<'a>(
             2 => {
                 let mut descriptor = Descriptor::default();
                 read_descriptor(&mut descriptor, field.message(&mut fields)?)?;
-                request.descriptors.push(descriptor);
+                if request.descriptors.len() <= MAX_DESCRIPTORS {
+                    request.descriptors.push(descriptor);
+                }
             }
             3 => request.hits_addend = field.uint32(&mut fields)?,
             _ => field.skip(&mut fields)?,
@@ -64,7 +69,9 @@ fn read_descriptor<'a>(
         match field.number {
             1 => {
                 let entry = read_entry(field.message(&mut fields)?)?;
-                descriptor.entries.push(entry);
+                if descriptor.entries.len() <= MAX_ENTRIES {
+                    descriptor.entries.push(entry);
+                }
             }
             2 => read_limit(&mut descriptor.limit, field.message(&mut fields)?)?,
             3 => read_addend(
@@ -184,6 +191,8 @@ impl Field {
         std::str::from_utf8(fields.bytes()?).map_err(|_| Malformed::Text)
     }
 
+    /// Groups are the only unknown fields that nest. How deep they may is counted from here, not from
+    /// the message as the generated decoder does: it may refuse some that are skipped here.
     fn skip(&self, fields: &mut Fields<'_>) -> Result<(), Malformed> {
         let context = DecodeContext::default();
         Ok(skip_field(

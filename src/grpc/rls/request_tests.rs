@@ -21,9 +21,11 @@ type Plain<'a> = (
     )>,
 );
 
+/// As much of it as we keep.
 fn generated(request: &RateLimitRequest) -> Plain<'_> {
-    let descriptors = request.descriptors.iter().map(|descriptor| {
-        let entries = descriptor.entries.iter();
+    let descriptors = request.descriptors.iter().take(MAX_DESCRIPTORS + 1);
+    let descriptors = descriptors.map(|descriptor| {
+        let entries = descriptor.entries.iter().take(MAX_ENTRIES + 1);
         (
             entries
                 .map(|entry| (entry.key.clone(), entry.value.clone()))
@@ -102,7 +104,57 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    /// Around the most descriptors and entries that are allowed.
+    fn large()(
+        descriptors in MAX_DESCRIPTORS - 1..MAX_DESCRIPTORS + 4,
+        entries in MAX_ENTRIES - 1..MAX_ENTRIES + 4,
+        at in any::<prop::sample::Index>(),
+    ) -> RateLimitRequest {
+        let mut request = RateLimitRequest {
+            descriptors: vec![RateLimitDescriptor::default(); descriptors],
+            ..RateLimitRequest::default()
+        };
+        request.descriptors[at.index(descriptors)].entries = vec![Entry::default(); entries];
+        request
+    }
+}
+
+#[test]
+fn of_millions_of_descriptors_and_entries_few_are_kept() {
+    let descriptors = [0x12, 0].repeat(1 << 20);
+    let read = decode(&descriptors, None).unwrap();
+    assert_eq!(read.descriptors.len(), MAX_DESCRIPTORS + 1);
+    assert!(read.descriptors.capacity() < 4 * MAX_DESCRIPTORS);
+    let descriptor = RateLimitDescriptor {
+        entries: vec![Entry::default(); 1 << 20],
+        ..RateLimitDescriptor::default()
+    };
+    let request = RateLimitRequest {
+        descriptors: vec![descriptor],
+        ..RateLimitRequest::default()
+    };
+    let bytes = request.encode_to_vec();
+    let read = decode(&bytes, None).unwrap();
+    assert_eq!(read.descriptors[0].entries.len(), MAX_ENTRIES + 1);
+    assert!(read.descriptors[0].entries.capacity() < 4 * MAX_ENTRIES);
+}
+
 proptest! {
+    #[test]
+    fn what_is_beyond_the_most_that_are_allowed_is_read_all_the_same(
+        request in large(),
+        change in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
+    ) {
+        let mut bytes = request.encode_to_vec();
+        compare(&bytes)?;
+        if let Some((at, byte)) = change {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            compare(&bytes)?;
+        }
+    }
+
     #[test]
     fn requests_read_as_the_generated_decoder_reads_them(request in request()) {
         let bytes = request.encode_to_vec();
