@@ -109,12 +109,19 @@ impl Redis {
         }
         // It was refused while this replica held some of what was missing.
         refund(&self.queue, heard.refunds);
+        // If nobody knows what comes of asking again, the refusal stands; so nothing stays charged.
+        let again = Admission {
+            keep_when_late: false,
+            ..admission
+        };
         let sent = watch.tick();
-        let (admission, decision) = self.decide(admission, deadline).await?;
-        let heard = self.leases.hear(&admission, &decision, sent, watch.tick());
+        let Ok((admission, decided)) = self.decide(again, deadline).await else {
+            return Ok(decision);
+        };
+        let heard = self.leases.hear(&admission, &decided, sent, watch.tick());
         self.renew(heard.renewals);
         refund(&self.queue, heard.refunds);
-        Ok(decision)
+        Ok(decided)
     }
 
     /// Gives back what may be granted no more; returns when Redis has it.

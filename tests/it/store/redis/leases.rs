@@ -1,5 +1,6 @@
 //! Leases on a real Redis: several replicas, one limit, a clock that the test moves.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -185,6 +186,54 @@ async fn one_replica_alone_lets_in_all_of_the_limit() {
     }
     assert_eq!(admitted, LIMIT);
     assert!(events.granted() > 0, "{events:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_stands_when_asking_again_fails() {
+    let server = Arc::new(RedisServer::start());
+    let fixture = Fixture::redis_on(Arc::clone(&server), |_| ());
+    let events = Events::default();
+    let armed = Arc::new(AtomicBool::new(false));
+    let store = fixture.another_client_with(|options| {
+        let (told, armed) = (events.clone(), Arc::clone(&armed));
+        options.deadline = Duration::from_secs(1);
+        options.on_lease = Some(Arc::new(move |event| told.0.lock().unwrap().push(event)));
+        options.on_call = Some(Arc::new(move |call| {
+            // The answer is there, and nobody has heard of it yet.
+            if call.operations > 3 && armed.swap(false, Ordering::Relaxed) {
+                server.pause();
+            }
+        }));
+    });
+    let admitted = until_leased(&fixture, (&store, &events), slow()).await;
+    // As much as a lease, and one, is left when what is leased is back.
+    let left = i64::try_from(MAX).unwrap() + 1;
+    let filled = LIMIT - left.unsigned_abs();
+    let filling = i64::try_from(filled - admitted).unwrap();
+    assert!(let_in(&fixture.store, [charge("a", slow(), filling)]).await);
+
+    armed.store(true, Ordering::Relaxed);
+    let kept = |charge| Admission {
+        keep_when_late: true,
+        ..admission([charge])
+    };
+    let others = ["b", "c", "d"].map(|name| kept(charge(name, slow(), 1)));
+    let asked = std::iter::once(kept(leased("a", slow(), left))).chain(others);
+    let outcomes = Box::pin(in_order(asked.map(|asked| store.admit(asked)))).await;
+    let verdict = outcomes[0].as_ref().map(|decision| decision.verdict);
+    assert_eq!(verdict, Ok(Verdict::Refused));
+    assert!(!armed.load(Ordering::Relaxed), "never paused");
+
+    fixture.server().resume();
+    // What is asked later is answered later.
+    eventually("an answer", || async {
+        store.admit(admission([])).await.is_ok()
+    })
+    .await;
+    eventually("what nobody heard of is given back", || async {
+        fixture.spent("a", slow()).await == filled
+    })
+    .await;
 }
 
 #[tokio::test]
