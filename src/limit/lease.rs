@@ -147,6 +147,11 @@ impl Lease {
         &self.limit
     }
 
+    /// How much it may hold, and for how long.
+    pub const fn terms(&self) -> &LeaseTerms {
+        &self.terms
+    }
+
     /// Whether it was made for these numbers.
     pub fn is_of(&self, limit: &Limit, terms: &LeaseTerms) -> bool {
         self.limit == *limit && self.terms == *terms

@@ -162,7 +162,8 @@ impl Leases {
         for (charge, reading) in admission.charges.iter().zip(&decision.readings) {
             let mut shard = self.lock(charge.key);
             let lease = shard.get_mut(&charge.key);
-            let Some(lease) = lease.filter(|lease| *lease.limit() == charge.charge.limit) else {
+            // One by other numbers came meanwhile: what it needs is asked for by its own requests.
+            let Some(lease) = lease.filter(|lease| is_of(lease, charge)) else {
                 continue;
             };
             let stays = admission
@@ -192,13 +193,13 @@ impl Leases {
     /// Hears that the store charged a renewal, or refused it.
     pub(super) fn renewed(&self, renewal: &Renewal, decision: &Decision, sent: Tick, now: Tick) {
         let charge = &renewal.charge;
-        let (Some(reading), Some(terms)) = (decision.readings.first(), charge.lease) else {
+        let Some(reading) = decision.readings.first() else {
             return;
         };
         let seen = seen(decision.now, reading, sent);
         let mut shard = self.lock(charge.key);
         let lease = shard.get_mut(&charge.key);
-        let known = lease.filter(|lease| lease.is_of(&charge.charge.limit, &terms));
+        let known = lease.filter(|lease| is_of(lease, charge));
         if decision.verdict != Verdict::Admitted {
             if let Some(lease) = known {
                 lease.not_taken(Some(seen), now);
@@ -219,9 +220,7 @@ impl Leases {
         let charge = &renewal.charge;
         let mut shard = self.lock(charge.key);
         if let Some(lease) = shard.get_mut(&charge.key)
-            && charge
-                .lease
-                .is_some_and(|terms| lease.is_of(&charge.charge.limit, &terms))
+            && is_of(lease, charge)
         {
             lease.not_taken(None, now);
         }
@@ -399,11 +398,18 @@ fn amount(charge: &Charge) -> u64 {
     u64::try_from(charge.charge.amount).unwrap_or(0)
 }
 
+/// Whether a lease was made for the numbers of a charge.
+fn is_of(lease: &Lease, charge: &Charge) -> bool {
+    let terms = charge.lease;
+    terms.is_some_and(|terms| lease.is_of(&charge.charge.limit, &terms))
+}
+
 fn renewal(lease: &mut Lease, charge: &Charge, now: Tick) -> Option<Renewal> {
     let want = lease.wants(amount(charge), now)?;
     Some(Renewal {
         charge: Charge {
             charge: lease.renewal(want),
+            lease: Some(*lease.terms()),
             ..*charge
         },
     })
@@ -433,3 +439,6 @@ fn seen(now: limit::Timestamp, reading: &Reading, sent: Tick) -> Seen {
         fraction: reading.bucket.fraction,
     }
 }
+
+#[cfg(test)]
+mod tests;
