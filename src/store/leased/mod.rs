@@ -65,8 +65,6 @@ pub(super) struct Renewal {
 pub(super) struct Asked {
     /// It is let in; else the store has to decide.
     pub(super) granted: Option<Decision>,
-    /// This replica may hold some of what it needs: a refusal by what the store told is not certain.
-    pub(super) holds: bool,
     /// Renewals that are due.
     pub(super) renewals: SmallVec<[Renewal; 1]>,
     /// What was taken by other numbers than those of now; goes back before the store decides.
@@ -106,7 +104,6 @@ impl Leases {
     pub(super) fn ask(&self, admission: &Admission, now: Tick) -> Asked {
         let mut asked = Asked::default();
         if !may_be_leased(admission) || self.closed.load(Ordering::Relaxed) {
-            asked.holds = self.count_leases() > 0;
             return asked;
         }
         let mut shards = self.lock_all(&admission.charges);
@@ -116,12 +113,9 @@ impl Leases {
             let lease = shard.and_then(|shard| self.lease(shard, charge, now, &mut asked.refunds));
             enough &= lease.is_some_and(|lease| {
                 lease.ask(amount(charge), now);
-                let usable = lease.usable(now);
-                asked.holds |= usable > 0;
-                usable >= amount(charge)
+                lease.usable(now) >= amount(charge)
             });
         }
-        asked.holds |= !asked.refunds.is_empty();
         if !enough {
             return asked;
         }
@@ -238,6 +232,20 @@ impl Leases {
     pub(super) fn close(&self, now: Tick) -> Vec<Charge> {
         self.closed.store(true, Ordering::Relaxed);
         self.each(|lease| (lease.give_back(now), lease.is_asking()))
+    }
+
+    /// By how much less may be spent of a bucket than the store told, if this replica gives back what
+    /// it holds.
+    pub(super) fn may_return(&self, key: BucketKey, now: Tick) -> u64 {
+        if self.count_leases() == 0 {
+            return 0;
+        }
+        match self.lock(key).get_mut(&key) {
+            // Nobody knows yet what comes.
+            Some(lease) if lease.is_asking() => u64::MAX,
+            Some(lease) => lease.refundable(now),
+            None => 0,
+        }
     }
 
     /// How many buckets are looked after.

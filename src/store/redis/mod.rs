@@ -170,7 +170,7 @@ impl Redis {
             // On the heap, so that what has no leases does not carry its size along.
             return Box::pin(self.admit_and_hear(admission, deadline)).await;
         }
-        if let Some(refused) = self.refusals.refuse(&admission) {
+        if let Some(refused) = self.refusals.refuse(&admission, |_| 0) {
             return Ok(refused);
         }
         let (_, decision) = self.decide(admission, deadline).await?;

@@ -1,6 +1,6 @@
 //! Leases on a real Redis: several replicas, one limit, a clock that the test moves.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -234,6 +234,56 @@ async fn a_refusal_stands_when_asking_again_fails() {
         fixture.spent("a", slow()).await == filled
     })
     .await;
+}
+
+/// A replica that remembers refusals for long, with a lease of `a`; and how many it refused itself.
+async fn remembering(fixture: &Fixture) -> (Store, u64, Arc<AtomicU64>) {
+    let events = Events::default();
+    let refused = Arc::new(AtomicU64::new(0));
+    let store = fixture.another_client_with(|options| {
+        let (told, refused) = (events.clone(), Arc::clone(&refused));
+        options.refusal_memory = Duration::from_secs(10);
+        options.on_lease = Some(Arc::new(move |event| told.0.lock().unwrap().push(event)));
+        options.on_local_refusal = Some(Arc::new(move || {
+            refused.fetch_add(1, Ordering::Relaxed);
+        }));
+    });
+    let admitted = until_leased(fixture, (&store, &events), slow()).await;
+    (store, admitted, refused)
+}
+
+#[tokio::test]
+async fn what_ended_and_was_not_given_back_yet_is_no_reason_to_refuse() {
+    let fixture = Fixture::redis();
+    let (store, admitted, refused) = remembering(&fixture).await;
+    let left = i64::try_from(MAX).unwrap() + 1;
+    let filling = i64::try_from(LIMIT - admitted).unwrap() - left;
+    assert!(let_in(&fixture.store, [charge("a", slow(), filling)]).await);
+    // Redis refuses it, because it counts what is leased.
+    let look = Admission {
+        mode: Mode::Peek,
+        ..admission([leased("a", slow(), left)])
+    };
+    let looked = store.admit(look).await.unwrap();
+    assert_eq!(looked.verdict, Verdict::Refused);
+    fixture.clock.advance(LeaseTerms::DEFAULT_TTL + STEP);
+    assert!(let_in(&store, [leased("a", slow(), left)]).await);
+    assert_eq!(refused.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_lease_of_another_bucket_does_not_keep_refusals_from_being_remembered() {
+    let fixture = Fixture::redis();
+    let (store, _, refused) = remembering(&fixture).await;
+    let none = token_bucket(1, Rate::MAX_PERIOD, 1);
+    assert!(let_in(&fixture.store, [charge("b", none, 1)]).await);
+    for other in [charge("b", none, 1), leased("b", none, 1)] {
+        let before = refused.load(Ordering::Relaxed);
+        for _ in 0..3 {
+            assert!(!let_in(&store, [leased("a", slow(), 1), other]).await);
+        }
+        assert!(refused.load(Ordering::Relaxed) >= before + 2);
+    }
 }
 
 #[tokio::test]
