@@ -87,7 +87,7 @@ impl Redis {
         let asked = self.leases.ask(admission, now);
         self.renew(asked.renewals);
         self.refund(asked.refunds);
-        if none_yet && asked.granted.is_none() {
+        if none_yet && self.leases.count_leases() > 0 {
             // The task ends with the store: then nobody is left to look after them.
             drop(self.renewals.send(Due::Watch));
         }
