@@ -173,7 +173,14 @@ impl Leases {
             if countable {
                 heard.renewals.extend(renewal(lease, charge, now));
             }
-            if decision.verdict == Verdict::Refused && !reading.fits && lease.held() > 0 {
+        }
+        if decision.verdict == Verdict::Refused && self.would_help(admission, decision, now) {
+            for (charge, _) in refused(admission, decision) {
+                let mut shard = self.lock(charge.key);
+                let lease = shard.get_mut(&charge.key);
+                let Some(lease) = lease.filter(|lease| is_of(lease, charge)) else {
+                    continue;
+                };
                 let returned = lease.give_back_if_welcome(now);
                 self.count(returned);
                 heard
@@ -182,6 +189,24 @@ impl Leases {
             }
         }
         heard
+    }
+
+    /// Whether a request that the store refused would fit if all that is held here went back.
+    fn would_help(&self, admission: &Admission, decision: &Decision, now: Tick) -> bool {
+        let mut any = false;
+        for (charge, reading) in refused(admission, decision) {
+            let mut shard = self.lock(charge.key);
+            let lease = shard.get_mut(&charge.key);
+            let lease = lease.filter(|lease| is_of(lease, charge));
+            let returned = lease.map_or(0, |lease| lease.refundable(now));
+            let spent = reading.bucket.spent.saturating_sub(returned);
+            let threshold = charge.charge.threshold;
+            if threshold.is_none_or(|threshold| spent > threshold) {
+                return false;
+            }
+            any |= returned > 0;
+        }
+        any
     }
 
     /// Hears that the store charged a renewal, or refused it.
@@ -399,6 +424,15 @@ fn may_be_leased(admission: &Admission) -> bool {
                     .take(index)
                     .all(|before| before.key != charge.key)
         })
+}
+
+/// The enforced charges of a refused request that did not fit.
+fn refused<'a>(
+    admission: &'a Admission,
+    decision: &'a Decision,
+) -> impl Iterator<Item = (&'a Charge, &'a Reading)> {
+    let charges = admission.charges.iter().zip(&decision.readings);
+    charges.filter(|(charge, reading)| charge.charge.effect == Effect::Enforce && !reading.fits)
 }
 
 /// What a charge takes; nothing, if it gives back.

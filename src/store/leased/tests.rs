@@ -103,3 +103,30 @@ fn terms_that_change_while_a_request_is_under_way_leave_no_lease_that_waits_for_
     leases.close(at(301));
     assert_eq!(leases.count_leases(), 0);
 }
+
+#[test]
+fn nothing_goes_back_where_that_could_not_help() {
+    let leases = Leases::new(None);
+    let (renewal, now) = until_renewal(&leases, 50, 0).expect("a renewal");
+    let held = amount(&renewal.charge);
+    let charged = answer(Verdict::Admitted, [(true, 150)]);
+    leases.renewed(&renewal, &charged, at(now), at(now));
+
+    let large = held + 1;
+    let asked = leased("a", large.cast_signed(), 50);
+    let hear = |charges: &[Charge], spent: &[u64]| {
+        let readings = spent.iter().map(|spent| (false, *spent));
+        let refused = answer(Verdict::Refused, readings);
+        let asked = admission(charges.iter().copied());
+        let heard = leases.hear(&asked, &refused, at(now), at(now));
+        let back = heard.refunds.iter().map(|back| -back.charge.amount);
+        back.sum::<i64>()
+    };
+    // One hit more is missing than is held; then another bucket misses some, too.
+    let just_fits = BURST - large + held;
+    assert_eq!(hear(&[asked], &[just_fits + 1]), 0);
+    let other = leased("b", 1, 50);
+    assert_eq!(hear(&[asked, other], &[just_fits, BURST]), 0);
+    assert_eq!(hear(&[asked], &[just_fits]), held.cast_signed());
+    assert_eq!(hear(&[asked], &[just_fits]), 0, "twice");
+}
