@@ -411,17 +411,25 @@ async fn what_a_report_may_change_goes_to_redis() {
 async fn an_answer_tells_what_is_left_for_this_replica() {
     let fixture = Fixture::redis();
     let (store, events) = replica(&fixture);
-    let asked = until_leased(&fixture, (&store, &events), slow()).await;
-    let granted = events.granted();
-    fixture.clock.advance(Duration::from_millis(1));
-    let decision = store
-        .admit(admission([leased("a", slow(), 1)]))
-        .await
-        .unwrap();
-    assert!(events.granted() <= granted + 1);
-    // Where Redis was asked, or took something that is not known here yet, what is leased counts.
-    let spent = decision.readings[0].bucket.spent;
-    assert!(spent > asked, "{spent} after {asked}");
-    assert!(spent <= asked + 1 + MAX, "{spent} after {asked}");
-    assert_eq!(decision.now, fixture.clock.now());
+    let mut admitted = until_leased(&fixture, (&store, &events), slow()).await;
+    let (mut exact, mut local) = (0, 0);
+    for _ in 0..100 {
+        fixture.clock.advance(Duration::from_millis(1));
+        let granted = events.granted();
+        let asked = admission([leased("a", slow(), 1)]);
+        let decision = store.admit(asked).await.unwrap();
+        assert_eq!(decision.verdict, Verdict::Admitted);
+        admitted += 1;
+        if events.granted() == granted {
+            continue;
+        }
+        local += 1;
+        // What is leased does not count, unless Redis took it a moment ago, and it is not here yet.
+        let spent = decision.readings[0].bucket.spent;
+        assert!(spent >= admitted, "{spent} after {admitted}");
+        assert!(spent <= admitted + MAX, "{spent} after {admitted}");
+        exact += u64::from(spent == admitted);
+        assert_eq!(decision.now, fixture.clock.now());
+    }
+    assert!(exact > local / 2, "{exact} of {local}");
 }
