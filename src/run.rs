@@ -144,7 +144,7 @@ fn greet(args: &ServeArgs, mut grpc_addr: SocketAddr) {
 type Served = tokio::task::JoinHandle<std::io::Result<()>>;
 
 /// Waits for the end: a listener that fails ends everything; after `stopping`, what is under way
-/// may take `patience`.
+/// may take `patience`, and what is handed over a second more.
 async fn supervise(
     grpc: Served,
     http: Served,
@@ -160,23 +160,12 @@ async fn supervise(
         () = shutdown.stopping() => {}
         result = &mut both => return result,
     }
-    let all = async {
+    let drained = async {
         let result = both.await;
         service.finish_reports().await;
-        if tokio::time::timeout(LAST_LEASES, service.close_leases())
-            .await
-            .is_err()
-        {
-            tracing::warn!("leases were not given back in time");
-        }
-        // What the last reports taught is known here only.
-        let last = tokio::time::timeout(LAST_EXCHANGE, service.exchange_estimates());
-        if last.await.is_err() {
-            tracing::warn!("the last samples of estimates were not told in time");
-        }
         result
     };
-    if let Ok(result) = tokio::time::timeout(patience, all).await {
+    let result = if let Ok(result) = tokio::time::timeout(patience, drained).await {
         result
     } else {
         tracing::warn!(
@@ -184,6 +173,23 @@ async fn supervise(
             "calls or reports under way did not finish, or connections did not close, in time"
         );
         Ok(())
+    };
+    hand_over(service).await;
+    result
+}
+
+/// Leaves to the other replicas what only this one has. Whatever else is still under way: one stream
+/// that does not end must not keep it.
+async fn hand_over(service: &Service) {
+    let leases = tokio::time::timeout(LAST_LEASES, service.close_leases());
+    // What the last reports taught is known here only.
+    let samples = tokio::time::timeout(LAST_EXCHANGE, service.exchange_estimates());
+    let (leases, samples) = tokio::join!(leases, samples);
+    if leases.is_err() {
+        tracing::warn!("leases were not given back in time");
+    }
+    if samples.is_err() {
+        tracing::warn!("the last samples of estimates were not told in time");
     }
 }
 

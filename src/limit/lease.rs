@@ -147,6 +147,11 @@ impl Lease {
         &self.limit
     }
 
+    /// How much it may hold, and for how long.
+    pub const fn terms(&self) -> &LeaseTerms {
+        &self.terms
+    }
+
     /// Whether it was made for these numbers.
     pub fn is_of(&self, limit: &Limit, terms: &LeaseTerms) -> bool {
         self.limit == *limit && self.terms == *terms
@@ -164,6 +169,17 @@ impl Lease {
     pub fn held(&self) -> u64 {
         let parts = self.parts.iter();
         parts.fold(0, |sum: u64, part| sum.saturating_add(part.left))
+    }
+
+    /// What would go back now, if all were given back.
+    pub fn refundable(&mut self, now: Tick) -> u64 {
+        if self.parts.is_empty() || !self.is_harmless(now) {
+            return 0;
+        }
+        let parts = self.parts.iter();
+        parts.fold(0, |sum: u64, part| {
+            sum.saturating_add(self.refund_of(part, now))
+        })
     }
 
     /// Notes that somebody asks for `amount`, whether it is granted here or by the store.
@@ -330,25 +346,38 @@ impl Lease {
             dropped: std::mem::take(&mut self.sunk),
         };
         let harmless = self.is_harmless(now);
-        let oldest = self.terms.ttl.saturating_add(GRACE);
-        let limit = &self.limit;
         let mut lies_there = 0_u64;
-        self.parts.retain(|part| {
+        let mut parts = std::mem::take(&mut self.parts);
+        parts.retain(|part| {
             if !which(part) {
                 return true;
             }
-            let bearable = part.bearable(limit, now);
-            let in_time = now < part.seen.sent.plus(oldest) && part.may_travel(limit, now);
-            let refund = if harmless && in_time { bearable } else { 0 };
+            let refund = if harmless {
+                self.refund_of(part, now)
+            } else {
+                0
+            };
             returned.refund = returned.refund.saturating_add(refund);
             let dropped = part.left.saturating_sub(refund);
             returned.dropped = returned.dropped.saturating_add(dropped);
+            let bearable = part.bearable(&self.limit, now);
             lies_there = lies_there.saturating_add(bearable.saturating_sub(refund));
             false
         });
+        self.parts = parts;
         // What is dropped and did not sink lies in the pile as if it had been used.
         self.used.add(lies_there, now);
         returned
+    }
+
+    /// What of a part may go back, where that harms nobody: it comes in time.
+    fn refund_of(&self, part: &Part, now: Tick) -> u64 {
+        let oldest = self.terms.ttl.saturating_add(GRACE);
+        if now < part.seen.sent.plus(oldest) && part.may_travel(&self.limit, now) {
+            part.bearable(&self.limit, now)
+        } else {
+            0
+        }
     }
 
     /// Whether others are not harmed by what is given back now: more lies in the pile that is no

@@ -19,7 +19,8 @@ impl LeaseMetrics {
     pub(super) fn new(made: &Made<'_>) -> Result<Self, prometheus::Error> {
         let hits = made.counters(
             "tollgate_lease_hits_total",
-            "Hits taken from the store in advance, given back to it, or lost until they refill.",
+            "Hits taken from the store in advance, given back to it, or dropped: refilled meanwhile, \
+             or lost until they refill.",
             &["result"],
         )?;
         let renewals = made.counters(
@@ -30,7 +31,7 @@ impl LeaseMetrics {
         Ok(Self {
             granted: made.counter(
                 "tollgate_lease_grants_total",
-                "Requests let in by leases, without asking the store.",
+                "Requests (not hits) let in by leases, without asking the store.",
             )?,
             taken: hits.with_label_values(&["taken"]),
             given_back: hits.with_label_values(&["given_back"]),

@@ -8,6 +8,8 @@
     reason = "a test's scaffolding fails the test where it stands"
 )]
 
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -53,15 +55,19 @@ struct Fleet {
 
 impl Fleet {
     async fn start(replicas: usize, store: &str) -> Self {
+        Self::start_with(replicas, store, &[]).await
+    }
+
+    async fn start_with(replicas: usize, store: &str, flags: &[&str]) -> Self {
         let files = tempfile::tempdir().unwrap();
         let config = files.path().join("fleet.yaml");
         std::fs::write(&config, CONFIG).unwrap();
         let config = format!("--config={}", config.display());
         let store = format!("--store={store}");
-        let replicas: Vec<Tollgate> = (0..replicas)
-            // Each answer has to come from the store, however busy the machine is.
-            .map(|_| Tollgate::serve(&[&config, &store, "--store-timeout=15s", "--drain-delay=0s"]))
-            .collect();
+        // Each answer has to come from the store, however busy the machine is.
+        let mut all = vec![&*config, &*store, "--store-timeout=15s", "--drain-delay=0s"];
+        all.extend(flags);
+        let replicas: Vec<Tollgate> = (0..replicas).map(|_| Tollgate::serve(&all)).collect();
         let mut clients = Vec::new();
         for replica in replicas.iter().cycle().take(CONNECTIONS) {
             clients.push(connect(replica).await);
@@ -188,6 +194,35 @@ async fn leases_of_replicas_let_in_no_more_than_the_limit_and_go_back_when_they_
         let_in += 1;
     }
     assert_eq!(let_in, exactly(1), "{granted} by leases");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_go_back_though_a_call_does_not_end() {
+    let redis = RedisServer::start();
+    let flags = ["--drain-timeout=200ms"];
+    let mut leaving = Fleet::start_with(1, &redis.url(), &flags).await;
+    let one = || request("fleet", [descriptor(&[("leased", "a")], Some(1))]);
+    let mut let_in = 0;
+    for _ in 0..100 {
+        let_in += usize::from(admitted(&ask(&leaving.clients[0], one()).await));
+    }
+    let replica = &mut leaving.replicas[0];
+    let page = http::send(replica.http, "GET", "/metrics", b"").await.body;
+    assert!(metric(&page, "tollgate_lease_grants_total") > 0);
+
+    let mut unfinished = TcpStream::connect(replica.http).unwrap();
+    let head = b"POST /v1/release HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n";
+    unfinished.write_all(head).unwrap();
+    replica.signal("-TERM");
+    assert!(replica.ended(PATIENCE).success());
+    assert_eq!(replica.lines_with("did not finish"), 1);
+    drop(unfinished);
+
+    let other = Fleet::start(1, &redis.url()).await;
+    while admitted(&ask(&other.clients[0], one()).await) {
+        let_in += 1;
+    }
+    assert_eq!(let_in, exactly(1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -65,8 +65,6 @@ pub(super) struct Renewal {
 pub(super) struct Asked {
     /// It is let in; else the store has to decide.
     pub(super) granted: Option<Decision>,
-    /// This replica may hold some of what it needs: a refusal by what the store told is not certain.
-    pub(super) holds: bool,
     /// Renewals that are due.
     pub(super) renewals: SmallVec<[Renewal; 1]>,
     /// What was taken by other numbers than those of now; goes back before the store decides.
@@ -106,7 +104,6 @@ impl Leases {
     pub(super) fn ask(&self, admission: &Admission, now: Tick) -> Asked {
         let mut asked = Asked::default();
         if !may_be_leased(admission) || self.closed.load(Ordering::Relaxed) {
-            asked.holds = self.count_leases() > 0;
             return asked;
         }
         let mut shards = self.lock_all(&admission.charges);
@@ -116,12 +113,9 @@ impl Leases {
             let lease = shard.and_then(|shard| self.lease(shard, charge, now, &mut asked.refunds));
             enough &= lease.is_some_and(|lease| {
                 lease.ask(amount(charge), now);
-                let usable = lease.usable(now);
-                asked.holds |= usable > 0;
-                usable >= amount(charge)
+                lease.usable(now) >= amount(charge)
             });
         }
-        asked.holds |= !asked.refunds.is_empty();
         if !enough {
             return asked;
         }
@@ -162,7 +156,8 @@ impl Leases {
         for (charge, reading) in admission.charges.iter().zip(&decision.readings) {
             let mut shard = self.lock(charge.key);
             let lease = shard.get_mut(&charge.key);
-            let Some(lease) = lease.filter(|lease| *lease.limit() == charge.charge.limit) else {
+            // One by other numbers came meanwhile: what it needs is asked for by its own requests.
+            let Some(lease) = lease.filter(|lease| is_of(lease, charge)) else {
                 continue;
             };
             let stays = admission
@@ -178,7 +173,14 @@ impl Leases {
             if countable {
                 heard.renewals.extend(renewal(lease, charge, now));
             }
-            if decision.verdict == Verdict::Refused && !reading.fits && lease.held() > 0 {
+        }
+        if decision.verdict == Verdict::Refused && self.would_help(admission, decision, now) {
+            for (charge, _) in refused(admission, decision) {
+                let mut shard = self.lock(charge.key);
+                let lease = shard.get_mut(&charge.key);
+                let Some(lease) = lease.filter(|lease| is_of(lease, charge)) else {
+                    continue;
+                };
                 let returned = lease.give_back_if_welcome(now);
                 self.count(returned);
                 heard
@@ -189,16 +191,34 @@ impl Leases {
         heard
     }
 
+    /// Whether a request that the store refused would fit if all that is held here went back.
+    fn would_help(&self, admission: &Admission, decision: &Decision, now: Tick) -> bool {
+        let mut any = false;
+        for (charge, reading) in refused(admission, decision) {
+            let mut shard = self.lock(charge.key);
+            let lease = shard.get_mut(&charge.key);
+            let lease = lease.filter(|lease| is_of(lease, charge));
+            let returned = lease.map_or(0, |lease| lease.refundable(now));
+            let spent = reading.bucket.spent.saturating_sub(returned);
+            let threshold = charge.charge.threshold;
+            if threshold.is_none_or(|threshold| spent > threshold) {
+                return false;
+            }
+            any |= returned > 0;
+        }
+        any
+    }
+
     /// Hears that the store charged a renewal, or refused it.
     pub(super) fn renewed(&self, renewal: &Renewal, decision: &Decision, sent: Tick, now: Tick) {
         let charge = &renewal.charge;
-        let (Some(reading), Some(terms)) = (decision.readings.first(), charge.lease) else {
+        let Some(reading) = decision.readings.first() else {
             return;
         };
         let seen = seen(decision.now, reading, sent);
         let mut shard = self.lock(charge.key);
         let lease = shard.get_mut(&charge.key);
-        let known = lease.filter(|lease| lease.is_of(&charge.charge.limit, &terms));
+        let known = lease.filter(|lease| is_of(lease, charge));
         if decision.verdict != Verdict::Admitted {
             if let Some(lease) = known {
                 lease.not_taken(Some(seen), now);
@@ -219,9 +239,7 @@ impl Leases {
         let charge = &renewal.charge;
         let mut shard = self.lock(charge.key);
         if let Some(lease) = shard.get_mut(&charge.key)
-            && charge
-                .lease
-                .is_some_and(|terms| lease.is_of(&charge.charge.limit, &terms))
+            && is_of(lease, charge)
         {
             lease.not_taken(None, now);
         }
@@ -239,6 +257,20 @@ impl Leases {
     pub(super) fn close(&self, now: Tick) -> Vec<Charge> {
         self.closed.store(true, Ordering::Relaxed);
         self.each(|lease| (lease.give_back(now), lease.is_asking()))
+    }
+
+    /// By how much less may be spent of a bucket than the store told, if this replica gives back what
+    /// it holds.
+    pub(super) fn may_return(&self, key: BucketKey, now: Tick) -> u64 {
+        if self.count_leases() == 0 {
+            return 0;
+        }
+        match self.lock(key).get_mut(&key) {
+            // Nobody knows yet what comes.
+            Some(lease) if lease.is_asking() => u64::MAX,
+            Some(lease) => lease.refundable(now),
+            None => 0,
+        }
     }
 
     /// How many buckets are looked after.
@@ -394,9 +426,24 @@ fn may_be_leased(admission: &Admission) -> bool {
         })
 }
 
+/// The enforced charges of a refused request that did not fit.
+fn refused<'a>(
+    admission: &'a Admission,
+    decision: &'a Decision,
+) -> impl Iterator<Item = (&'a Charge, &'a Reading)> {
+    let charges = admission.charges.iter().zip(&decision.readings);
+    charges.filter(|(charge, reading)| charge.charge.effect == Effect::Enforce && !reading.fits)
+}
+
 /// What a charge takes; nothing, if it gives back.
 fn amount(charge: &Charge) -> u64 {
     u64::try_from(charge.charge.amount).unwrap_or(0)
+}
+
+/// Whether a lease was made for the numbers of a charge.
+fn is_of(lease: &Lease, charge: &Charge) -> bool {
+    let terms = charge.lease;
+    terms.is_some_and(|terms| lease.is_of(&charge.charge.limit, &terms))
 }
 
 fn renewal(lease: &mut Lease, charge: &Charge, now: Tick) -> Option<Renewal> {
@@ -404,6 +451,7 @@ fn renewal(lease: &mut Lease, charge: &Charge, now: Tick) -> Option<Renewal> {
     Some(Renewal {
         charge: Charge {
             charge: lease.renewal(want),
+            lease: Some(*lease.terms()),
             ..*charge
         },
     })
@@ -433,3 +481,6 @@ fn seen(now: limit::Timestamp, reading: &Reading, sent: Tick) -> Seen {
         fraction: reading.bucket.fraction,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::batch::Pending;
+use super::refusals::Refusals;
 use super::script::{Answer, Operation};
 use super::{REPORT_DEADLINE, Redis, not_queued, stopped};
 use crate::clock::{self, ManualClock};
@@ -38,6 +39,7 @@ pub(super) enum Due {
 pub(super) struct Renewer {
     queue: mpsc::WeakSender<Pending>,
     leases: Weak<Leases>,
+    refusals: Arc<Refusals>,
     watch: Watch,
 }
 
@@ -65,6 +67,7 @@ impl Redis {
         Renewer {
             queue: self.queue.downgrade(),
             leases: Arc::downgrade(&self.leases),
+            refusals: Arc::clone(&self.refusals),
             watch: self.watch(),
         }
     }
@@ -80,17 +83,18 @@ impl Redis {
     /// sure; `None`: Redis has to decide.
     pub(super) fn decide_here(&self, admission: &Admission) -> Option<Decision> {
         let none_yet = self.leases.count_leases() == 0;
-        let asked = self.leases.ask(admission, self.watch().tick());
+        let now = self.watch().tick();
+        let asked = self.leases.ask(admission, now);
         self.renew(asked.renewals);
-        refund(&self.queue, asked.refunds);
-        if none_yet && asked.granted.is_none() {
+        self.refund(asked.refunds);
+        if none_yet && self.leases.count_leases() > 0 {
             // The task ends with the store: then nobody is left to look after them.
             drop(self.renewals.send(Due::Watch));
         }
-        if asked.granted.is_none() && !asked.holds {
-            return self.refusals.refuse(admission);
-        }
-        asked.granted
+        asked.granted.or_else(|| {
+            self.refusals
+                .refuse(admission, |key| self.leases.may_return(key, now))
+        })
     }
 
     /// Has Redis decide over an admission to buckets of which some have leases.
@@ -108,32 +112,43 @@ impl Redis {
             return Ok(decision);
         }
         // It was refused while this replica held some of what was missing.
-        refund(&self.queue, heard.refunds);
+        self.refund(heard.refunds);
+        // If nobody knows what comes of asking again, the refusal stands; so nothing stays charged.
+        let again = Admission {
+            keep_when_late: false,
+            ..admission
+        };
         let sent = watch.tick();
-        let (admission, decision) = self.decide(admission, deadline).await?;
-        let heard = self.leases.hear(&admission, &decision, sent, watch.tick());
+        let Ok((admission, decided)) = self.decide(again, deadline).await else {
+            return Ok(decision);
+        };
+        let heard = self.leases.hear(&admission, &decided, sent, watch.tick());
         self.renew(heard.renewals);
-        refund(&self.queue, heard.refunds);
-        Ok(decision)
+        self.refund(heard.refunds);
+        Ok(decided)
     }
 
     /// Gives back what may be granted no more; returns when Redis has it.
     pub(in crate::store) async fn expire_leases(&self) {
         let refunds = self.leases.expire(self.watch().tick());
-        refund_and_wait(&self.queue, refunds).await;
+        refund_and_wait(&self.queue, &self.refusals, refunds).await;
     }
 
     /// Gives back all leases, and takes no more; returns when Redis has them.
     pub(in crate::store) async fn close_leases(&self) {
         loop {
             let refunds = self.leases.close(self.watch().tick());
-            refund_and_wait(&self.queue, refunds).await;
+            refund_and_wait(&self.queue, &self.refusals, refunds).await;
             if self.leases.count_leases() == 0 {
                 return;
             }
             // Renewals are under way. They come or fail within their deadline.
             tokio::time::sleep(GATHERING).await;
         }
+    }
+
+    fn refund(&self, refunds: Vec<Charge>) {
+        refund(&self.queue, &self.refusals, refunds);
     }
 
     fn renew(&self, renewals: impl IntoIterator<Item = Renewal>) {
@@ -210,7 +225,7 @@ impl Renewer {
 
     fn expire(&self) {
         if let (Some(leases), Some(queue)) = (self.leases.upgrade(), self.queue.upgrade()) {
-            refund(&queue, leases.expire(self.watch.tick()));
+            refund(&queue, &self.refusals, leases.expire(self.watch.tick()));
         }
     }
 }
@@ -243,8 +258,9 @@ async fn decided(answer: Sent) -> Result<Decision, StoreError> {
 }
 
 /// Gives back. If the queue is full it stays charged: too much is charged rather than too little.
-fn refund(queue: &mpsc::Sender<Pending>, refunds: impl IntoIterator<Item = Charge>) {
+fn refund(queue: &mpsc::Sender<Pending>, refusals: &Refusals, refunds: Vec<Charge>) {
     for charge in refunds {
+        refusals.expect(charge.key);
         drop(queue.try_send(Pending {
             operation: operation(charge),
             reply: None,
@@ -255,7 +271,10 @@ fn refund(queue: &mpsc::Sender<Pending>, refunds: impl IntoIterator<Item = Charg
 }
 
 /// Gives back, and waits until it is back or failed. As many at once as one call carries.
-async fn refund_and_wait(queue: &mpsc::Sender<Pending>, refunds: Vec<Charge>) {
+async fn refund_and_wait(queue: &mpsc::Sender<Pending>, refusals: &Refusals, refunds: Vec<Charge>) {
+    for charge in &refunds {
+        refusals.expect(charge.key);
+    }
     for some in refunds.chunks(256) {
         let sent: Vec<Sent> = some.iter().map(|charge| send(queue, *charge)).collect();
         for answer in sent {

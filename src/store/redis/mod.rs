@@ -167,10 +167,11 @@ impl Redis {
             if let Some(decision) = self.decide_here(&admission) {
                 return Ok(decision);
             }
-            // On the heap, so that what has no leases does not carry its size along.
-            return Box::pin(self.admit_and_hear(admission, deadline)).await;
-        }
-        if let Some(refused) = self.refusals.refuse(&admission) {
+            if self.leases.count_leases() > 0 {
+                // On the heap, so that what has no leases does not carry its size along.
+                return Box::pin(self.admit_and_hear(admission, deadline)).await;
+            }
+        } else if let Some(refused) = self.refusals.refuse(&admission, |_| 0) {
             return Ok(refused);
         }
         let (_, decision) = self.decide(admission, deadline).await?;

@@ -10,6 +10,10 @@
 //! something that Redis did later was forgotten; whoever has heard of a settlement is not refused
 //! by what was before it. The answer of a call that came late is not remembered.
 //!
+//! **Leases.** What this replica holds of a bucket counts as spent there, and goes back when somebody
+//! would be refused for it. So a charge is refused only if it would not fit even with that. What is on
+//! its way back is expected: until it is heard of, no refusal by that bucket is certain.
+//!
 //! **Time** is Redis's. When a call was sent at `s` and its answer says that it was `t`, it is at
 //! most `t + (here − s)` now. A charge is refused only if it would not fit even then. How long to
 //! wait is told by the other end, `t + (here − a)` with the answer's arrival at `a`, so that nobody
@@ -29,7 +33,7 @@ use smallvec::SmallVec;
 use super::Options;
 use super::script::{Answer, Operation};
 use crate::clock::{self, ManualClock};
-use crate::limit::{self, Bucket, Limit, Reading, Timestamp, decide, surely_refused};
+use crate::limit::{self, Bucket, Limit, Reading, TRAVEL, Timestamp, decide, surely_refused};
 use crate::rules::BucketKey;
 use crate::store::{Admission, Decision, EndResult, Readings, Verdict};
 
@@ -58,6 +62,8 @@ struct Shard {
     old: Half,
     /// When the first of the young came.
     began: u64,
+    /// Buckets that something is on its way to, and since when.
+    expected: HashMap<BucketKey, u64, foldhash::quality::RandomState>,
 }
 
 type Half = HashMap<BucketKey, Entry, foldhash::quality::RandomState>;
@@ -102,20 +108,30 @@ impl Refusals {
         self.time.now()
     }
 
-    /// The refusal of an admission that Redis would refuse for sure.
-    pub(super) fn refuse(&self, admission: &Admission) -> Option<Decision> {
+    /// The refusal of an admission that Redis would refuse for sure, even if so much went back as
+    /// `may_return` says of each bucket.
+    pub(super) fn refuse(
+        &self,
+        admission: &Admission,
+        may_return: impl Fn(BucketKey) -> u64,
+    ) -> Option<Decision> {
         let here = self.remembers_at()?;
         if !may_be_foretold(admission) {
             return None;
         }
-        let decision = self.foretell(admission, here)?;
+        let decision = self.foretell(admission, here, may_return)?;
         if let Some(told) = &self.on_refusal {
             told();
         }
         Some(decision)
     }
 
-    fn foretell(&self, admission: &Admission, here: u64) -> Option<Decision> {
+    fn foretell(
+        &self,
+        admission: &Admission,
+        here: u64,
+        may_return: impl Fn(BucketKey) -> u64,
+    ) -> Option<Decision> {
         let mut known: SmallVec<[(BucketKey, Limit); 4]> = SmallVec::new();
         let mut slots: SmallVec<[usize; 4]> = SmallVec::new();
         let mut buckets: SmallVec<[Bucket; 4]> = SmallVec::new();
@@ -146,6 +162,18 @@ impl Refusals {
             bucket.refill(limit, at_most);
         }
         if !surely_refused(&charges, &slots, &buckets) {
+            return None;
+        }
+        let mut least = buckets.clone();
+        for (bucket, (key, _)) in least.iter_mut().zip(&known) {
+            let returned = if self.expects(key, here) {
+                u64::MAX
+            } else {
+                may_return(*key)
+            };
+            bucket.spent = bucket.spent.saturating_sub(returned);
+        }
+        if !surely_refused(&charges, &slots, &least) {
             return None;
         }
         let mut readings = Vec::with_capacity(charges.len());
@@ -188,9 +216,25 @@ impl Refusals {
         // Of what one call carried, too: nobody knows here what came first.
         if self.fresh_until.load(Ordering::Relaxed) > 0 {
             for (operation, answer) in answers {
-                self.forget_changed(operation, answer);
+                self.forget_changed(operation, answer, sent);
             }
         }
+    }
+
+    /// Something is about to be given back to a bucket. Has to be told before it is sent.
+    pub(super) fn expect(&self, key: BucketKey) {
+        if self.memory > 0 {
+            let here = self.time();
+            self.shard(&key).expect(key, here);
+            // There is something to forget.
+            self.fresh_until.fetch_max(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether something is on its way to a bucket.
+    fn expects(&self, key: &BucketKey, here: u64) -> bool {
+        let since = self.shard(key).expected.get(key).copied();
+        since.is_some_and(|since| may_come(since, here))
     }
 
     /// Nothing that was told counts any more: a call failed, so what it did is not known, nor
@@ -240,14 +284,16 @@ impl Refusals {
     }
 
     /// Forgets the buckets that an operation may have given something back to.
-    fn forget_changed(&self, operation: &Operation, answer: &Answer) {
+    fn forget_changed(&self, operation: &Operation, answer: &Answer, sent: Option<u64>) {
         let charges = match operation {
             Operation::Admit(admission) => admission.charges.as_slice(),
             Operation::End(ending) => ending.fallback.as_slice(),
             Operation::Withdraw(_) => &[],
         };
         for charge in charges.iter().filter(|charge| charge.charge.amount < 0) {
-            self.shard(&charge.key).forget(&charge.key);
+            let mut shard = self.shard(&charge.key);
+            shard.forget(&charge.key);
+            shard.came(&charge.key, sent);
         }
         if let Answer::End(ended) = answer
             && let EndResult::Grown { record, .. } | EndResult::Settled { record, .. } =
@@ -289,6 +335,21 @@ impl Shard {
         self.young.remove(key);
         self.old.remove(key);
     }
+
+    fn expect(&mut self, key: BucketKey, here: u64) {
+        if self.expected.len() == self.expected.capacity() {
+            self.expected.retain(|_, since| may_come(*since, here));
+        }
+        self.expected.insert(key, here);
+    }
+
+    /// A call that was sent at `sent` gave something back. What is expected since then comes later.
+    fn came(&mut self, key: &BucketKey, sent: Option<u64>) {
+        let since = self.expected.get(key);
+        if since.is_some_and(|since| sent.is_some_and(|sent| *since < sent)) {
+            self.expected.remove(key);
+        }
+    }
 }
 
 impl LocalTime {
@@ -318,6 +379,11 @@ fn may_be_foretold(admission: &Admission) -> bool {
             .charges
             .iter()
             .all(|charge| charge.charge.may_be_foretold())
+}
+
+/// Whether something that is expected since then may still come. What never came was lost.
+fn may_come(since: u64, here: u64) -> bool {
+    passed(since, here) < TRAVEL
 }
 
 fn passed(since: u64, now: u64) -> Duration {
@@ -393,7 +459,7 @@ mod tests {
     fn known(refusals: &Refusals, buckets: impl Iterator<Item = usize>) -> usize {
         buckets
             .filter(|bucket| match refused(*bucket) {
-                (Operation::Admit(admission), _) => refusals.refuse(&admission).is_some(),
+                (Operation::Admit(admission), _) => refusals.refuse(&admission, |_| 0).is_some(),
                 _ => false,
             })
             .count()
@@ -459,5 +525,52 @@ mod tests {
         let (operation, answer) = refused(0);
         refusals.heed(std::iter::once((&operation, &answer)), None);
         assert_eq!(known(&refusals, 0..1), 0);
+    }
+
+    #[test]
+    fn what_may_be_returned_or_is_on_its_way_makes_a_refusal_uncertain() {
+        let clock = ManualClock::new(Timestamp::from_micros(1000));
+        let refusals = remembering(&clock);
+        let (operation, answer) = refused(0);
+        let Operation::Admit(admission) = &operation else {
+            unreachable!();
+        };
+        let key = admission.charges[0].key;
+        let refuses = |back| refusals.refuse(admission, |_| back).is_some();
+        let heed = |sent| {
+            refusals.heed(std::iter::once((&operation, &answer)), Some(sent));
+        };
+        heed(1000);
+        assert!(refuses(0) && !refuses(1));
+
+        refusals.expect(key);
+        assert!(!refuses(0));
+        // One that was decided before is no proof either.
+        heed(1000);
+        assert!(!refuses(0));
+        let mut refund = admission.clone();
+        refund.charges[0].charge.amount = -1;
+        let refund = Operation::Admit(refund);
+        // Something else came back, and what is expected was sent later.
+        refusals.heed(std::iter::once((&refund, &answer)), Some(1000));
+        heed(1000);
+        assert!(!refuses(0));
+        refusals.heed(std::iter::once((&refund, &answer)), Some(1001));
+        assert!(!refuses(0));
+        heed(1000);
+        assert!(refuses(0));
+    }
+
+    #[test]
+    fn what_never_comes_is_not_expected_for_ever() {
+        let clock = ManualClock::new(Timestamp::from_micros(1000));
+        let refusals = remembering(&clock);
+        let (operation, _) = refused(0);
+        if let Operation::Admit(admission) = &operation {
+            refusals.expect(admission.charges[0].key);
+        }
+        clock.advance(TRAVEL);
+        heed(&refusals, 0, clock.now().as_micros());
+        assert_eq!(known(&refusals, 0..1), 1);
     }
 }
