@@ -48,6 +48,8 @@ pub(super) struct Pending {
     pub(super) deadline: Instant,
     /// Whether its charges stay if nobody hears of them.
     pub(super) keep: bool,
+    /// Whether it is left out after its deadline though nobody waits for it.
+    pub(super) lapses: bool,
 }
 
 /// What is handed to whoever waits: the answer, and the operation with it, so that it can still be
@@ -188,7 +190,7 @@ fn gather(
             .is_some_and(oneshot::Sender::is_closed);
         if admission && gone {
             // Left out.
-        } else if candidate.reply.is_some() && candidate.deadline <= now {
+        } else if (candidate.reply.is_some() || candidate.lapses) && candidate.deadline <= now {
             fail([candidate], &StoreError::Timeout);
         } else {
             keys += candidate.operation.key_count();
@@ -279,6 +281,7 @@ pub(super) fn give_back(operation: &Operation, answer: &Answer, queue: &mpsc::Se
             reply: None,
             deadline: clock::instant() + REPORT_DEADLINE,
             keep: true,
+            lapses: false,
         }));
     }
 }

@@ -225,7 +225,12 @@ impl Renewer {
 
     fn expire(&self) {
         if let (Some(leases), Some(queue)) = (self.leases.upgrade(), self.queue.upgrade()) {
-            refund(&queue, &self.refusals, leases.expire(self.watch.tick()));
+            let refunds = leases.expire(self.watch.tick());
+            if refunds.is_empty() {
+                return;
+            }
+            let refusals = Arc::clone(&self.refusals);
+            tokio::spawn(async move { refund_and_wait(&queue, &refusals, refunds).await });
         }
     }
 }
@@ -241,6 +246,7 @@ fn send(queue: &mpsc::Sender<Pending>, charge: Charge) -> Sent {
         reply: Some(reply),
         deadline: clock::instant() + REPORT_DEADLINE,
         keep: true,
+        lapses: true,
     };
     queue
         .try_send(pending)
@@ -257,7 +263,8 @@ async fn decided(answer: Sent) -> Result<Decision, StoreError> {
     }
 }
 
-/// Gives back. If the queue is full it stays charged: too much is charged rather than too little.
+/// Gives back. If the queue is full, or so long that this would come too late for the leases of other
+/// replicas, it stays charged: too much is charged rather than too little.
 fn refund(queue: &mpsc::Sender<Pending>, refusals: &Refusals, refunds: Vec<Charge>) {
     for charge in refunds {
         refusals.expect(charge.key);
@@ -266,16 +273,22 @@ fn refund(queue: &mpsc::Sender<Pending>, refusals: &Refusals, refunds: Vec<Charg
             reply: None,
             deadline: clock::instant() + REPORT_DEADLINE,
             keep: true,
+            lapses: true,
         }));
     }
 }
 
-/// Gives back, and waits until it is back or failed. As many at once as one call carries.
+/// Gives back, and waits until it is back or failed. As many at once as one call carries, so that
+/// there is room in the queue for others; what would be sent too late stays charged.
 async fn refund_and_wait(queue: &mpsc::Sender<Pending>, refusals: &Refusals, refunds: Vec<Charge>) {
     for charge in &refunds {
         refusals.expect(charge.key);
     }
+    let deadline = clock::instant() + REPORT_DEADLINE;
     for some in refunds.chunks(256) {
+        if clock::instant() >= deadline {
+            return;
+        }
         let sent: Vec<Sent> = some.iter().map(|charge| send(queue, *charge)).collect();
         for answer in sent {
             // What fails stays charged.

@@ -305,6 +305,7 @@ impl Redis {
             reply: Some(reply),
             deadline,
             keep: false,
+            lapses: false,
         };
         self.queue
             .try_send(pending)
