@@ -94,7 +94,7 @@ async fn calls(services: &[Service], count: usize) {
 /// What Redis uses once no reservation is left in it.
 fn memory_without_holds(server: &RedisServer) -> u64 {
     until("no reservation is left", || {
-        let left = server.keys("tollgate:h:");
+        let left = server.keys("tollgate:r:");
         left.is_empty().then_some(())
     });
     server.memory_used()
@@ -116,7 +116,7 @@ async fn of_calls_that_are_abandoned_anywhere_nothing_is_left() {
         let after = memory_without_holds(&server);
         (after < before + 300_000).then_some(())
     });
-    // A hundred tenants' buckets, of which some are full again, and the count of the open ones.
+    // The buckets, the count of the open ones, and how far the buckets were looked through.
     let keys = server.keys("tollgate:");
-    assert!(keys.len() <= 2 * 100 + 1, "{} keys", keys.len());
+    assert!(keys.len() <= 3, "{keys:?}");
 }

@@ -229,6 +229,10 @@ impl Renewer {
             if refunds.is_empty() {
                 return;
             }
+            // At once: what is held no more may be back before the task runs, for all that is known here.
+            for charge in &refunds {
+                self.refusals.expect(charge.key);
+            }
             let refusals = Arc::clone(&self.refusals);
             tokio::spawn(async move { refund_and_wait(&queue, &refusals, refunds).await });
         }

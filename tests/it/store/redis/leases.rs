@@ -266,9 +266,11 @@ async fn what_ended_and_was_not_given_back_yet_is_no_reason_to_refuse() {
     };
     let looked = store.admit(look).await.unwrap();
     assert_eq!(looked.verdict, Verdict::Refused);
+    // A renewal that was refused meanwhile may have told as much.
+    let before = refused.load(Ordering::Relaxed);
     fixture.clock.advance(LeaseTerms::DEFAULT_TTL + STEP);
     assert!(let_in(&store, [leased("a", slow(), left)]).await);
-    assert_eq!(refused.load(Ordering::Relaxed), 0);
+    assert_eq!(refused.load(Ordering::Relaxed), before);
 }
 
 #[tokio::test]
