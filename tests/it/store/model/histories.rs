@@ -85,7 +85,7 @@ fn what_is_refused_without_redis_the_model_refuses_too() {
         runtime.block_on(run.finish())?;
     });
     let refused = refused.load(Ordering::Relaxed);
-    assert!(refused > 100, "only {refused} were refused without Redis");
+    assert!(refused > 30, "only {refused} were refused without Redis");
 }
 
 pub(super) fn config(cases: u32) -> ProptestConfig {
