@@ -12,8 +12,7 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use prost::Message as _;
 use tonic::transport::{Channel, Endpoint};
 
-/// The method that is asked.
-pub const METHOD: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
+pub use super::rls::METHOD;
 
 /// What to ask.
 #[derive(Clone, Debug, Default)]

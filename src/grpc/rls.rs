@@ -13,8 +13,8 @@ use tonic::Status;
 pub(super) use self::response::encode;
 use crate::service::{Answer, RequestError, Service};
 
-/// The path of its one call.
-pub(super) const PATH: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
+/// Its one method, as gRPC names it: the path of the call.
+pub const METHOD: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
 
 /// The gRPC metadata that carries Envoy's request id where the operator has it sent.
 const REQUEST_ID: &str = "x-request-id";

@@ -2,7 +2,8 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -77,27 +78,18 @@ async fn connection(stream: TcpStream, edge: Edge, stopping: CancellationToken) 
         tracing::debug!(%error, "a connection did not begin");
         return;
     }
+    // Counted for each connection by itself: requests of two need not share a line of cache.
+    let edge = Arc::new(edge);
     let service = service_fn(move |request| {
-        let edge = edge.clone();
+        let edge = Arc::clone(&edge);
         async move { Ok::<_, Infallible>(edge.answer(request).await) }
     });
-    let mut connection = pin!(
-        http2::Builder::new(TokioExecutor::new())
-            // An observed request is a stream for as long as it runs; Envoy has limits of its own.
-            .max_concurrent_streams(None)
-            .auto_date_header(false)
-            .serve_connection(TokioIo::new(stream), service)
-    );
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = stopping.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection broke");
-    }
+    let connection = http2::Builder::new(TokioExecutor::new())
+        // An observed request is a stream for as long as it runs; Envoy has limits of its own.
+        .max_concurrent_streams(None)
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(stream), service);
+    connections::finish(connection, stopping).await;
 }
 
 /// Waits until a client has sent its preface, or what is none: hyper says what is wrong with it.
@@ -122,12 +114,12 @@ async fn begin(stream: &TcpStream, patience: Duration) -> io::Result<()> {
 }
 
 impl Edge {
-    async fn answer(mut self, request: http::Request<Incoming>) -> http::Response<Answer> {
-        if request.uri().path() == rls::PATH {
+    async fn answer(&self, request: http::Request<Incoming>) -> http::Response<Answer> {
+        if request.uri().path() == rls::METHOD {
             return self.limit(request).await.map(Answer::Message);
         }
         let patience = grpc_timeout(request.headers());
-        let answered = self.routes.call(request);
+        let answered = self.routes.clone().call(request);
         let answered = match patience {
             Some(patience) => tokio::time::timeout(patience, answered).await,
             None => Ok(answered.await),

@@ -44,7 +44,7 @@ const TABLE: &[Layer] = &[
     layer("settings",      &["load"],                                   &["clap", "jiff", "secrecy"]),
     layer("shutdown",      &[],                                         &["tokio", "tokio_util", "tracing"]),
     layer("telemetry",     &["clock", "settings"],                      &["tracing", "tracing_subscriber"]),
-    layer("connections",   &["clock", "telemetry"],                     &["socket2", "tokio", "tokio_util", "tracing"]),
+    layer("connections",   &["clock", "telemetry"],                     &["hyper_util", "socket2", "tokio", "tokio_util", "tracing"]),
     // What is configured. Only the watch knows files that change, and waits for them.
     layer("config",        &["limit", "rules"],                         &["blake3", "jiff", "serde", "serde_saphyr", "thiserror"]),
     layer("config::watch", &["config"],                                 &["notify", "tokio", "tokio_util", "tracing"]),

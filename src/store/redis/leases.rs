@@ -131,14 +131,14 @@ impl Redis {
     /// Gives back what may be granted no more; returns when Redis has it.
     pub(in crate::store) async fn expire_leases(&self) {
         let refunds = self.leases.expire(self.watch().tick());
-        refund_and_wait(&self.queue, &self.refusals, refunds).await;
+        refund_and_wait(self.queue.clone(), &self.refusals, refunds).await;
     }
 
     /// Gives back all leases, and takes no more; returns when Redis has them.
     pub(in crate::store) async fn close_leases(&self) {
         loop {
             let refunds = self.leases.close(self.watch().tick());
-            refund_and_wait(&self.queue, &self.refusals, refunds).await;
+            refund_and_wait(self.queue.clone(), &self.refusals, refunds).await;
             if self.leases.count_leases() == 0 {
                 return;
             }
@@ -229,12 +229,8 @@ impl Renewer {
             if refunds.is_empty() {
                 return;
             }
-            // At once: what is held no more may be back before the task runs, for all that is known here.
-            for charge in &refunds {
-                self.refusals.expect(charge.key);
-            }
-            let refusals = Arc::clone(&self.refusals);
-            tokio::spawn(async move { refund_and_wait(&queue, &refusals, refunds).await });
+            let back = refund_and_wait(queue, &self.refusals, refunds);
+            tokio::spawn(back);
         }
     }
 }
@@ -283,20 +279,27 @@ fn refund(queue: &mpsc::Sender<Pending>, refusals: &Refusals, refunds: Vec<Charg
 }
 
 /// Gives back, and waits until it is back or failed. As many at once as one call carries, so that
-/// there is room in the queue for others; what would be sent too late stays charged.
-async fn refund_and_wait(queue: &mpsc::Sender<Pending>, refusals: &Refusals, refunds: Vec<Charge>) {
+/// there is room in the queue for others; what would be sent too late stays charged. It is expected
+/// from now on, and not only once somebody waits.
+fn refund_and_wait(
+    queue: mpsc::Sender<Pending>,
+    refusals: &Refusals,
+    refunds: Vec<Charge>,
+) -> impl Future<Output = ()> + use<> {
     for charge in &refunds {
         refusals.expect(charge.key);
     }
     let deadline = clock::instant() + REPORT_DEADLINE;
-    for some in refunds.chunks(256) {
-        if clock::instant() >= deadline {
-            return;
-        }
-        let sent: Vec<Sent> = some.iter().map(|charge| send(queue, *charge)).collect();
-        for answer in sent {
-            // What fails stays charged.
-            drop(decided(answer).await);
+    async move {
+        for some in refunds.chunks(256) {
+            if clock::instant() >= deadline {
+                return;
+            }
+            let sent: Vec<Sent> = some.iter().map(|charge| send(&queue, *charge)).collect();
+            for answer in sent {
+                // What fails stays charged.
+                drop(decided(answer).await);
+            }
         }
     }
 }
