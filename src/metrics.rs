@@ -4,6 +4,8 @@
 //! names of limits) or closed lists of ours; what a caller sends is never one, so nobody can grow
 //! the number of series from outside. Handles are made when a configuration is loaded: a decision
 //! looks no label up.
+//!
+//! One list in one place, in the order of the README's table, because a test holds the two together.
 
 mod budgets;
 mod leases;

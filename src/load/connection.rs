@@ -1,10 +1,13 @@
-//! One HTTP/2 connection, by the frame.
+//! One HTTP/2 connection, by the frame: one state machine, and what each kind of frame does to it.
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
+use super::frame::{
+    self, Frame, LAST_STREAM, flag, frame_at, kind, length_at, push_header, setting,
+};
 use super::headers::{Block, Blocks, DEFAULT_TABLE, RequestBlocks};
 use super::messages::payload_of;
 use super::{LoadError, Target};
@@ -15,42 +18,12 @@ const SETTINGS_WITHIN: Duration = Duration::from_secs(5);
 /// What is read at once. Larger than any frame that we let the peer send, so that one always fits.
 const READ: usize = 64 * 1024;
 const MAX_FRAME: usize = 16_384;
-const FRAME_HEADER: usize = 9;
 
 /// Given back to the peer whenever it has used this much of it.
 const CONNECTION_WINDOW: u32 = 1 << 30;
 /// Of a stream, and of ours to the peer at first.
 const MAX_WINDOW: u32 = (1 << 31) - 1;
 const DEFAULT_WINDOW: u32 = 65_535;
-/// The highest number of a stream.
-const LAST_STREAM: u32 = (1 << 31) - 1;
-
-mod frame {
-    pub(super) const DATA: u8 = 0;
-    pub(super) const HEADERS: u8 = 1;
-    pub(super) const RST_STREAM: u8 = 3;
-    pub(super) const SETTINGS: u8 = 4;
-    pub(super) const PUSH_PROMISE: u8 = 5;
-    pub(super) const PING: u8 = 6;
-    pub(super) const GOAWAY: u8 = 7;
-    pub(super) const WINDOW_UPDATE: u8 = 8;
-    pub(super) const CONTINUATION: u8 = 9;
-}
-
-mod flag {
-    pub(super) const ACK: u8 = 1;
-    pub(super) const END_STREAM: u8 = 1;
-    pub(super) const END_HEADERS: u8 = 4;
-    pub(super) const PADDED: u8 = 8;
-    pub(super) const PRIORITY: u8 = 32;
-}
-
-mod setting {
-    pub(super) const HEADER_TABLE_SIZE: u16 = 1;
-    pub(super) const ENABLE_PUSH: u16 = 2;
-    pub(super) const MAX_CONCURRENT_STREAMS: u16 = 3;
-    pub(super) const INITIAL_WINDOW_SIZE: u16 = 4;
-}
 
 /// The codes of gRPC that we come to by ourselves.
 const CANCELLED: u32 = 1;
@@ -166,7 +139,7 @@ impl Connection {
                 read => self.filled += read,
             }
             let input = &self.input[..self.filled];
-            if input.get(3).is_some_and(|kind| *kind != frame::SETTINGS) {
+            if input.get(3).is_some_and(|kind| *kind != kind::SETTINGS) {
                 return Err("its first bytes are no settings".to_owned());
             }
             if frame_at(input).is_some() {
@@ -217,14 +190,14 @@ impl Connection {
         push_header(
             &mut self.output,
             block.len(),
-            frame::HEADERS,
+            kind::HEADERS,
             flag::END_HEADERS,
             stream,
         );
         self.output.extend_from_slice(block);
         let start = self.output.len();
         self.output.extend_from_slice(frame);
-        if let Some(place) = self.output.get_mut(start + 5..start + FRAME_HEADER) {
+        if let Some(place) = self.output.get_mut(start + 5..start + frame::HEADER) {
             place.copy_from_slice(&stream.to_be_bytes());
         }
         self.begun = true;
@@ -329,7 +302,7 @@ impl Connection {
         self.input = input;
         if self.received > CONNECTION_WINDOW / 2 {
             let update = (self.received).to_be_bytes();
-            push_header(&mut self.output, update.len(), frame::WINDOW_UPDATE, 0, 0);
+            push_header(&mut self.output, update.len(), kind::WINDOW_UPDATE, 0, 0);
             self.output.extend_from_slice(&update);
             self.received = 0;
         }
@@ -343,10 +316,10 @@ impl Connection {
         ended: &mut impl FnMut(Ended<'_>) -> Result<(), LoadError>,
     ) -> Result<(), Lost> {
         match frame.kind {
-            frame::DATA => {
+            kind::DATA => {
                 let length = u32::try_from(frame.payload.len()).unwrap_or(MAX_WINDOW);
                 self.received = self.received.saturating_add(length);
-                let data = frame.unpadded()?;
+                let data = frame.unpadded().map_err(broken)?;
                 let Some(call) = self.call(frame.stream) else {
                     return Ok(());
                 };
@@ -356,7 +329,7 @@ impl Connection {
                 }
                 Ok(())
             }
-            frame::HEADERS => {
+            kind::HEADERS => {
                 if !frame.has(flag::END_HEADERS) {
                     return Err(broken(
                         "it continues its headers in a second frame (CONTINUATION), which is not \
@@ -364,7 +337,7 @@ impl Connection {
                     ));
                 }
                 let block = blocks
-                    .read(frame.unpadded()?)
+                    .read(frame.unpadded().map_err(broken)?)
                     .ok_or_else(|| broken("its headers cannot be read"))?;
                 if !frame.has(flag::END_STREAM) {
                     return Ok(());
@@ -390,7 +363,7 @@ impl Connection {
                 };
                 self.end(frame.stream, status, ended)
             }
-            frame::RST_STREAM => {
+            kind::RST_STREAM => {
                 let (code, why) = match frame.number(0) {
                     Some(7) => (UNAVAILABLE, "the stream was refused"),
                     Some(8) => (CANCELLED, "the stream was cancelled"),
@@ -399,13 +372,13 @@ impl Connection {
                 };
                 self.end(frame.stream, Err((code, why)), ended)
             }
-            frame::SETTINGS => self.take_settings(frame),
-            frame::PING => {
+            kind::SETTINGS => self.take_settings(frame),
+            kind::PING => {
                 if !frame.has(flag::ACK) {
                     push_header(
                         &mut self.output,
                         frame.payload.len(),
-                        frame::PING,
+                        kind::PING,
                         flag::ACK,
                         0,
                     );
@@ -413,7 +386,7 @@ impl Connection {
                 }
                 Ok(())
             }
-            frame::GOAWAY => {
+            kind::GOAWAY => {
                 self.leaving = true;
                 let last = frame.number(0).unwrap_or_default();
                 let error = frame.number(4).unwrap_or_default();
@@ -424,7 +397,7 @@ impl Connection {
                 }
                 Ok(())
             }
-            frame::WINDOW_UPDATE => {
+            kind::WINDOW_UPDATE => {
                 // The window of a stream is as large as its only message, or it would not have
                 // been begun.
                 if frame.stream == 0 {
@@ -432,7 +405,7 @@ impl Connection {
                 }
                 Ok(())
             }
-            frame::PUSH_PROMISE | frame::CONTINUATION => {
+            kind::PUSH_PROMISE | kind::CONTINUATION => {
                 Err(broken("it sends frames that nobody asked for"))
             }
             // Of a kind that came later than HTTP/2 itself, or a priority.
@@ -459,7 +432,7 @@ impl Connection {
             return Err(broken("it changed its mind about the table of headers"));
         }
         self.peer.table = table;
-        push_header(&mut self.output, 0, frame::SETTINGS, flag::ACK, 0);
+        push_header(&mut self.output, 0, kind::SETTINGS, flag::ACK, 0);
         Ok(())
     }
 
@@ -469,12 +442,12 @@ impl Connection {
             (setting::ENABLE_PUSH, 0),
             (setting::INITIAL_WINDOW_SIZE, MAX_WINDOW),
         ];
-        push_header(&mut self.output, settings.len() * 6, frame::SETTINGS, 0, 0);
+        push_header(&mut self.output, settings.len() * 6, kind::SETTINGS, 0, 0);
         for (name, value) in settings {
             self.output.extend_from_slice(&name.to_be_bytes());
             self.output.extend_from_slice(&value.to_be_bytes());
         }
-        push_header(&mut self.output, 4, frame::WINDOW_UPDATE, 0, 0);
+        push_header(&mut self.output, 4, kind::WINDOW_UPDATE, 0, 0);
         let more = CONNECTION_WINDOW - DEFAULT_WINDOW;
         self.output.extend_from_slice(&more.to_be_bytes());
     }
@@ -548,74 +521,6 @@ fn broken(what: &str) -> Lost {
     Lost::Load(LoadError::Protocol(format!(
         "the service is not understood: {what}"
     )))
-}
-
-/// A frame that has come whole.
-#[derive(Debug)]
-struct Frame<'f> {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-    payload: &'f [u8],
-}
-
-impl<'f> Frame<'f> {
-    fn has(&self, flag: u8) -> bool {
-        self.flags & flag != 0
-    }
-
-    /// The payload without padding and priority.
-    fn unpadded(&self) -> Result<&'f [u8], Lost> {
-        let mut payload = self.payload;
-        if self.has(flag::PADDED) {
-            payload = payload
-                .split_first()
-                .and_then(|(padding, rest)| {
-                    let kept = rest.len().checked_sub((*padding).into())?;
-                    rest.get(..kept)
-                })
-                .ok_or_else(|| broken("a frame is all padding"))?;
-        }
-        if self.kind == frame::HEADERS && self.has(flag::PRIORITY) {
-            payload = payload
-                .get(5..)
-                .ok_or_else(|| broken("a frame is too short"))?;
-        }
-        Ok(payload)
-    }
-
-    /// Four bytes of the payload.
-    fn number(&self, place: usize) -> Option<u32> {
-        let bytes = self.payload.get(place..)?.first_chunk()?;
-        Some(u32::from_be_bytes(*bytes))
-    }
-}
-
-/// The length that the next frame's payload will have.
-fn length_at(input: &[u8]) -> Option<usize> {
-    let [a, b, c] = *input.first_chunk()?;
-    usize::try_from(u32::from_be_bytes([0, a, b, c])).ok()
-}
-
-/// The first frame, if it is there whole, and what comes after it.
-fn frame_at(input: &[u8]) -> Option<(Frame<'_>, &[u8])> {
-    let length = length_at(input)?;
-    let (header, rest) = input.split_first_chunk::<FRAME_HEADER>()?;
-    let (payload, after) = rest.split_at_checked(length)?;
-    let [_, _, _, kind, flags, stream @ ..] = *header;
-    let frame = Frame {
-        kind,
-        flags,
-        stream: u32::from_be_bytes(stream) & MAX_WINDOW,
-        payload,
-    };
-    Some((frame, after))
-}
-
-fn push_header(output: &mut Vec<u8>, length: usize, kind: u8, flags: u8, stream: u32) {
-    let [.., a, b, c] = length.to_be_bytes();
-    output.extend_from_slice(&[a, b, c, kind, flags]);
-    output.extend_from_slice(&stream.to_be_bytes());
 }
 
 /// The one message that an answer consists of, uncompressed.

@@ -14,6 +14,7 @@
 
 mod connection;
 mod cpu;
+mod frame;
 mod generator;
 mod headers;
 mod keys;

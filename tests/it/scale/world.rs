@@ -3,7 +3,7 @@
 //! The store is [`Bucket`] itself, the leases are [`Lease`] as the service uses it, and what lies
 //! between them is messages that take their time, arrive in the order of their replica, and may get
 //! lost. A seed always gives the same run. What was let in is held against an exact bucket of its
-//! own, which knows nothing of leases.
+//! own, which knows nothing of leases. All of it is one piece: a part of a world shows nothing.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
