@@ -80,9 +80,18 @@ async fn connection(stream: TcpStream, edge: Edge, stopping: CancellationToken) 
     }
     // Counted for each connection by itself: requests of two need not share a line of cache.
     let edge = Arc::new(edge);
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: http::Request<Incoming>| {
         let edge = Arc::clone(&edge);
-        async move { Ok::<_, Infallible>(edge.answer(request).await) }
+        // On the heap: hyper moves what it is given into a task of its own, which lives longer than
+        // the answer takes, and of which many are made before the first of them runs.
+        Box::pin(async move {
+            Ok::<_, Infallible>(if request.uri().path() == rls::METHOD {
+                edge.limit(&mut request).await.map(Answer::Message)
+            } else {
+                // Apart, so that the other calls need no room for it.
+                Box::pin(edge.route(request)).await
+            })
+        })
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         // An observed request is a stream for as long as it runs; Envoy has limits of its own.
@@ -114,10 +123,7 @@ async fn begin(stream: &TcpStream, patience: Duration) -> io::Result<()> {
 }
 
 impl Edge {
-    async fn answer(&self, request: http::Request<Incoming>) -> http::Response<Answer> {
-        if request.uri().path() == rls::METHOD {
-            return self.limit(request).await.map(Answer::Message);
-        }
+    async fn route(&self, request: http::Request<Incoming>) -> http::Response<Answer> {
         let patience = grpc_timeout(request.headers());
         let answered = self.routes.clone().call(request);
         let answered = match patience {
@@ -134,10 +140,9 @@ impl Edge {
 
     /// `grpc-timeout` needs no clock here: the store has a deadline of its own, and a client that
     /// gives up resets its stream, which drops this.
-    async fn limit(&self, request: http::Request<Incoming>) -> http::Response<Message> {
-        let (head, mut body) = request.into_parts();
-        let answered = match unary::read(&mut body).await {
-            Ok(message) => rls::answer(&self.service, &head.headers, &message).await,
+    async fn limit(&self, request: &mut http::Request<Incoming>) -> http::Response<Message> {
+        let answered = match unary::read(request.body_mut()).await {
+            Ok(message) => rls::answer(&self.service, request.headers(), &message).await,
             Err(status) => Err(status),
         };
         match answered {

@@ -55,7 +55,8 @@ where
     if is_whole(&first)? && body.is_end_stream() {
         return Ok(first.slice(PREFIX..));
     }
-    match tokio::time::timeout(patience, read_rest(body, first)).await {
+    // Rare, and larger than all else that a call waits for.
+    match Box::pin(tokio::time::timeout(patience, read_rest(body, first))).await {
         Ok(read) => read,
         Err(_) => Err(Status::deadline_exceeded("the message does not end")),
     }

@@ -56,17 +56,19 @@ impl Service {
             return Ok(self.refuse_long_texts(&policy, request, control.phase));
         }
         match control.phase {
-            Phase::Admit => {
-                let outcome = self.decide(&policy, request, &control, Mode::Apply).await?;
-                Ok(Answer::of(outcome, &policy.domain.answer))
-            }
-            Phase::Peek => {
-                let outcome = self.decide(&policy, request, &control, Mode::Peek).await?;
+            phase @ (Phase::Admit | Phase::Peek) => {
+                let mode = if phase == Phase::Peek {
+                    Mode::Peek
+                } else {
+                    Mode::Apply
+                };
+                let outcome = self.decide(&policy, request, &control, mode).await?;
                 Ok(Answer::of(outcome, &policy.domain.answer))
             }
             Phase::Report => {
                 let source = report::Source::Envoy;
-                self.report(policy, request, &control, source).await?;
+                // Apart, so that admissions need no room for it.
+                Box::pin(self.report(policy, request, &control, source)).await?;
                 // Nobody reads it: what was used was used.
                 Ok(Answer::unlimited(request.descriptors.len()))
             }

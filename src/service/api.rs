@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
 use super::Service;
 use super::admission::Undecided;
 use super::batch::MAX_REPORTS;
@@ -431,7 +429,7 @@ fn heard(answer: ReportAnswer) -> Result<ReportAnswer, ApiError> {
 
 fn request<'a>(target: &Target<'a>, usage: Reported) -> Result<(Request<'a>, Said), ApiError> {
     let said = said(usage)?;
-    let descriptors: SmallVec<[Descriptor<'a>; 4]> = target
+    let descriptors: Vec<Descriptor<'a>> = target
         .descriptors
         .iter()
         .map(|entries| Descriptor {

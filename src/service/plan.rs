@@ -14,7 +14,7 @@ use crate::store::{Charge, MAX_CHARGES};
 #[derive(Debug, Default)]
 pub(super) struct Plan<'p> {
     /// The charges, in the order of their descriptors.
-    pub(super) charges: SmallVec<[Planned<'p>; 4]>,
+    pub(super) charges: Vec<Planned<'p>>,
     /// What stands beside the charges, descriptor by descriptor.
     pub(super) descriptors: SmallVec<[PlannedDescriptor<'p>; 4]>,
     /// The index of each descriptor whose count is none, and the name of the limit that counts it.
@@ -143,6 +143,7 @@ impl<'p> Plan<'p> {
                 continue;
             };
             plan.descriptors[index].metadata = found.rule.metadata.as_ref();
+            plan.charges.reserve(found.rule.limits.len());
             for limit in &found.rule.limits {
                 replaced.extend(limit.replaces.iter().map(String::as_str));
                 plan.add(

@@ -10,7 +10,7 @@ pub struct Request<'a> {
     /// Whose rules.
     pub domain: &'a str,
     /// What walks into them.
-    pub descriptors: SmallVec<[Descriptor<'a>; 4]>,
+    pub descriptors: Vec<Descriptor<'a>>,
     /// The addend of every descriptor that has none of its own; 0: none was sent.
     pub hits_addend: u32,
     /// Envoy's id of the HTTP request, the same on every try of one call; where it was sent.

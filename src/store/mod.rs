@@ -24,8 +24,9 @@ pub use samples::{SAMPLES_LIFETIME, Samples};
 use crate::limit::{self, LeaseTerms, Mode, Reading, Settlement, Sketch, Timestamp};
 use crate::rules::BucketKey;
 
-/// The charges of one operation.
-pub type Charges = SmallVec<[Charge; 4]>;
+/// The charges of one operation. On the heap: an operation is handed on a few times, and waits for
+/// its store as a part of something larger.
+pub type Charges = Vec<Charge>;
 
 /// One reading for each charge, in their order.
 pub type Readings = SmallVec<[Reading; 4]>;

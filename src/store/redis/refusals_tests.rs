@@ -1,7 +1,7 @@
 use super::*;
 use crate::limit::{Algorithm, Effect, Mode, Oversize, Rate, WhenOver, ZeroCost};
 use crate::rules::Identity;
-use crate::store::{Charge, Charges};
+use crate::store::Charge;
 
 fn remembering(clock: &ManualClock) -> Refusals {
     Refusals::new(&Options {
@@ -39,7 +39,7 @@ fn refused(bucket: usize) -> (Operation, Answer) {
         bucket,
     };
     let admission = Admission {
-        charges: Charges::from_slice(&[charge]),
+        charges: vec![charge],
         mode: Mode::Apply,
         hold: None,
         keep_when_late: false,
