@@ -13,17 +13,20 @@ use crate::rules::{
 
 /// One line: how much there is.
 pub fn summary(domain: &Domain) -> String {
-    let mut rules = 0_usize;
-    domain.for_each_rule(|_| rules += 1);
+    let (mut rules, mut limits) = (0_usize, 0_usize);
+    domain.for_each_rule(|rule| {
+        rules += 1;
+        limits += rule.limits.len();
+    });
     let plural = |count: usize, what: &str| match count {
         1 => format!("1 {what}"),
         count => format!("{count} {what}s"),
     };
-    let limits = plural(domain.limit_count, "limit");
     format!(
-        "domain '{}': {}, {limits}",
+        "domain '{}': {}, {}",
         domain.name,
-        plural(rules, "rule")
+        plural(rules, "rule"),
+        plural(limits, "limit")
     )
 }
 

@@ -133,19 +133,19 @@ fn read_rules(
     let Some(node) = root.get("descriptors") else {
         return false;
     };
-    let mut limit_count = domain.limit_count;
+    let mut known = std::mem::take(&mut domain.limits);
     let mut descriptors = Descriptors {
         findings,
         costs: &mut costs,
         defaults: &defaults,
         tiers: &mut tiers,
         domain: &name,
-        limit_count: &mut limit_count,
+        known: &mut known,
         has_limits: false,
     };
     descriptors.root(node, domain, seen);
     let has_limits = descriptors.has_limits;
-    domain.limit_count = limit_count;
+    domain.limits = known;
     costs.warn_unused(findings);
     tiers.warn_unused(findings);
     has_limits

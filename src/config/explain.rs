@@ -126,7 +126,7 @@ fn unmatched(text: &mut String, domain: &Domain, entries: &[Entry<'_>]) {
 }
 
 fn name_rules(text: &mut String, level: &Level) {
-    let mut paths: Vec<&str> = level.rules().map(|rule| rule.path.as_str()).collect();
+    let mut paths: Vec<&str> = level.rules().map(|rule| &*rule.path).collect();
     paths.sort_unstable();
     for path in paths.iter().take(MOST_NAMED) {
         line(text, format_args!("    {path}"));

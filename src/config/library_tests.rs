@@ -49,7 +49,7 @@ fn rule(key: &str, amount: u64) -> String {
 
 /// What the first limit of each domain allows.
 fn amounts(library: &Library) -> Vec<(&str, u64)> {
-    let amount = |domain: &Domain| match domain.limits()[0].terms {
+    let amount = |domain: &Domain| match domain.limits[0].terms {
         Terms::Limited(limit) => limit.burst,
         Terms::Unlimited => panic!("{domain:?}"),
     };
@@ -317,7 +317,7 @@ k1=ab*
     // Wildcards are tried in the order of the files.
     let domain = &library.domains()["d"];
     let found = domain.find(&[("k1", "abc")], &mut String::new()).unwrap();
-    assert_eq!(found.rule.path, "k1=a*");
+    assert_eq!(&*found.rule.path, "k1=a*");
 
     directory.remove("b.yaml");
     let report = library.reload();
@@ -325,7 +325,7 @@ k1=ab*
         (report.changed, report.removed),
         (names(&["d"]), names(&[]))
     );
-    assert_eq!(library.domains()["d"].limit_count, 1);
+    assert_eq!(library.domains()["d"].limits.len(), 1);
 }
 
 #[test]
@@ -366,7 +366,7 @@ fn a_merged_domain_is_kept_whole_when_one_of_its_files_breaks() {
     let report = library.reload();
     assert_eq!((report.kept, report.changed), (names(&["d"]), names(&[])));
     assert_eq!(amounts(&library), [("d", 1)]);
-    assert_eq!(library.domains()["d"].limit_count, 2);
+    assert_eq!(library.domains()["d"].limits.len(), 2);
 }
 
 /// What the kubelet does: `..data` is a link to a directory of a version, the files are links into

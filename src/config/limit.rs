@@ -184,7 +184,7 @@ pub(super) fn read(
         calendar.as_ref(),
     );
     limit.calendar = calendar;
-    limit.budget = budget::read(&fields, &terms, findings);
+    limit.budget = budget::read(&fields, &terms, findings).map(Box::new);
     limit.headroom = headroom(&fields, terms.burst, findings);
     limit.lease = lease::read(&fields, &limit, &terms, findings);
     estimates.apply(&defaults.estimates, &mut limit, &terms, &fields, findings);

@@ -181,7 +181,7 @@ impl<'n> Lint<'n> {
         if self.replaced.is_empty() {
             return;
         }
-        let limits = domain.limits().into_iter();
+        let limits = domain.limits.iter();
         let names: HashSet<&str> = limits.map(|limit| limit.name.as_str()).collect();
         for (item, name, at, path) in std::mem::take(&mut self.replaced) {
             if !names.contains(name) {

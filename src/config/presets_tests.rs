@@ -40,7 +40,7 @@ descriptors: [{{ key: k, preset: {{ name: {name}{figures} }} }}]"
 /// Name, amount and algorithm of each limit.
 fn figures(name: &str) -> Vec<(String, u64, Algorithm)> {
     let domain = preset(name);
-    let limits = domain.limits().into_iter();
+    let limits = domain.limits.iter();
     limits
         .map(|limit| match limit.terms {
             Terms::Limited(terms) => (limit.name.clone(), terms.rate.amount(), terms.algorithm),
@@ -51,7 +51,7 @@ fn figures(name: &str) -> Vec<(String, u64, Algorithm)> {
 
 fn formula(name: &str, limit: &str) -> Formula {
     let domain = preset(name);
-    let limits = domain.limits();
+    let limits = &domain.limits;
     let found = limits.iter().find(|found| found.name == limit);
     found
         .unwrap_or_else(|| panic!("{name} has no {limit}"))
@@ -276,7 +276,7 @@ fn what_admission_takes_is_the_providers_too() {
         ("groq/quota", "groq-tokens", 65_000, true),
     ] {
         let domain = preset(name);
-        let limits = domain.limits();
+        let limits = &domain.limits;
         let found = limits.iter().find(|found| found.name == limit).unwrap();
         // A prompt of 1,000 tokens, and an answer of at most 64,000.
         let reserve = found.stating.reserve_output;

@@ -2,8 +2,11 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use crate::rules::{BucketKey, Budget, ConfiguredLimit, Domain, Identity, Level, LimitIndex, Rule};
+use smallvec::SmallVec;
+
+use crate::rules::{BucketKey, Budget, ConfiguredLimit, Domain, Identity, Level, Limits, Rule};
 
 use super::cost::Costs;
 use super::error::{Complaint, Findings, Position};
@@ -22,8 +25,8 @@ pub(super) struct Descriptors<'c, 'f> {
     pub(super) defaults: &'c Defaults,
     pub(super) tiers: &'c mut Tiers,
     pub(super) domain: &'c str,
-    /// How many limits the domain has by now.
-    pub(super) limit_count: &'c mut usize,
+    /// The limits that the domain has by now.
+    pub(super) known: &'c mut Limits,
     /// Whether the file has any limits of our grammar.
     pub(super) has_limits: bool,
 }
@@ -135,11 +138,11 @@ impl Descriptors<'_, '_> {
             return;
         }
         let rule = Rule {
-            path: this.path,
+            path: this.path.into(),
             limits,
             children,
-            shared_value: shared.then(|| value.to_owned()),
-            metadata,
+            shared_value: shared.then(|| value.into()),
+            metadata: metadata.map(Box::new),
         };
         if level.insert(key, value, rule).is_err() {
             self.twice(fields, &this.key, seen.get(&composite));
@@ -171,7 +174,11 @@ impl Descriptors<'_, '_> {
         );
     }
 
-    fn limits(&mut self, fields: &Fields<'_, '_>, this: &Above) -> Vec<ConfiguredLimit> {
+    fn limits(
+        &mut self,
+        fields: &Fields<'_, '_>,
+        this: &Above,
+    ) -> SmallVec<[Arc<ConfiguredLimit>; 2]> {
         let mut surroundings = Surroundings {
             costs: &mut *self.costs,
             defaults: self.defaults,
@@ -191,7 +198,7 @@ impl Descriptors<'_, '_> {
                 found.push((written.node.at, limit));
             }
         }
-        let mut limits: Vec<ConfiguredLimit> = Vec::new();
+        let mut limits: SmallVec<[Arc<ConfiguredLimit>; 2]> = SmallVec::new();
         for (at, mut limit) in found {
             if limits.iter().any(|other| other.label == limit.label) {
                 let label = &limit.label;
@@ -203,9 +210,7 @@ impl Descriptors<'_, '_> {
             if let Some(budget) = &mut limit.budget {
                 self.watch(budget, identity, this, at);
             }
-            limit.index = LimitIndex(*self.limit_count);
-            *self.limit_count += 1;
-            limits.push(limit);
+            limits.push(self.known.add(limit));
         }
         limits
     }

@@ -17,7 +17,7 @@ pub struct LimitIndex(pub usize);
 /// One limit of a rule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConfiguredLimit {
-    /// Its place in the domain's tables.
+    /// Its place in the domain's tables. Not a part of what it says.
     pub index: LimitIndex,
     /// The name as written; empty where a `rate_limit:` has none. What `replaces` names, and what
     /// goes to Envoy as `current_limit.name`.
@@ -31,7 +31,7 @@ pub struct ConfiguredLimit {
     /// The calendar that its windows go by; `None`: they are multiples of its period.
     pub calendar: Option<Calendar>,
     /// What is watched of its use; `None`: nothing.
-    pub budget: Option<Budget>,
+    pub budget: Option<Box<Budget>>,
     /// What is counted.
     pub formula: Formula,
     /// What the tokens are taken to be that nobody stated.
@@ -66,7 +66,7 @@ pub struct Origin {
 }
 
 /// What a limit allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Terms {
     /// So much.
     Limited(Limit),

@@ -7,12 +7,13 @@
 //! does: entry (`a_b`, `c`) finds the rule for (`a`, `b_c`).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
 use super::key::EntriesHash;
-use super::{AnswerStyle, BucketKey, ConfiguredLimit, Metadata, Pattern};
+use super::{AnswerStyle, BucketKey, ConfiguredLimit, Limits, Metadata, Pattern};
 
 /// A key and a value of a descriptor.
 pub type Entry<'a> = (&'a str, &'a str);
@@ -24,30 +25,34 @@ pub struct Domain {
     pub name: String,
     /// The first level of its rules.
     pub root: Level,
-    /// How many limits its rules have; [`super::LimitIndex`]es are below it.
-    pub limit_count: usize,
+    /// The limits that its rules have.
+    pub limits: Limits,
     /// How its answers are dressed.
     pub answer: AnswerStyle,
 }
 
-/// A node of the tree.
+/// A node of the tree. Small, because a decision finds one in a table of many: what few rules have is
+/// elsewhere.
 #[derive(Debug, Default)]
 pub struct Rule {
     /// Its path from the root, as in `tenant=acme > model`.
-    pub path: String,
+    pub path: Box<str>,
     /// Its limits. None: what ends here is not limited.
-    pub limits: Vec<ConfiguredLimit>,
+    pub limits: SmallVec<[Arc<ConfiguredLimit>; 2]>,
     /// What is below it.
     pub children: Level,
     /// For a wildcard: all values it covers share one bucket, keyed by this text.
-    pub shared_value: Option<String>,
+    pub shared_value: Option<Box<str>>,
     /// What goes back to Envoy when a descriptor that ends here passes.
-    pub metadata: Option<Metadata>,
+    pub metadata: Option<Box<Metadata>>,
 }
 
 /// The rules of one level.
 #[derive(Debug, Default)]
-pub struct Level {
+pub struct Level(Option<Box<Tables>>);
+
+#[derive(Debug, Default)]
+struct Tables {
     exact: HashMap<Box<str>, Rule, RandomState>,
     wildcards: Vec<(Pattern, Rule)>,
 }
@@ -61,65 +66,71 @@ impl Level {
     /// Adds a rule for `key` and `value`; an empty value stands for any.
     pub fn insert(&mut self, key: &str, value: &str, rule: Rule) -> Result<(), DuplicateRule> {
         let composite = composite(key, value);
+        let tables = self.0.get_or_insert_default();
         let Some(pattern) = Pattern::parse(&composite) else {
-            if self.exact.contains_key(composite.as_str()) {
+            if tables.exact.contains_key(composite.as_str()) {
                 return Err(DuplicateRule(composite));
             }
-            self.exact.insert(composite.into_boxed_str(), rule);
+            tables.exact.insert(composite.into_boxed_str(), rule);
             return Ok(());
         };
-        if self
+        if tables
             .wildcards
             .iter()
             .any(|(known, _)| known.text() == composite)
         {
             return Err(DuplicateRule(composite));
         }
-        self.wildcards.push((pattern, rule));
+        tables.wildcards.push((pattern, rule));
         Ok(())
     }
 
     /// Whether nothing is below.
     pub fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.wildcards.is_empty()
+        self.0.is_none()
     }
 
     /// All rules of this level, in no order.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
-        self.exact
-            .values()
-            .chain(self.wildcards.iter().map(|(_, rule)| rule))
+        self.0.iter().flat_map(|tables| {
+            let wildcards = tables.wildcards.iter().map(|(_, rule)| rule);
+            tables.exact.values().chain(wildcards)
+        })
     }
 
     /// All rules that cover an entry, in the order in which they are tried.
     pub fn covering(&self, (key, value): Entry<'_>) -> Vec<&Rule> {
+        let Some(tables) = &self.0 else {
+            return Vec::new();
+        };
         let joined = format!("{key}_{value}");
-        let wildcards = self
+        let wildcards = tables
             .wildcards
             .iter()
             .filter(|(pattern, _)| pattern.matches(&joined));
-        let mut rules: Vec<&Rule> = self.exact.get(joined.as_str()).into_iter().collect();
+        let mut rules: Vec<&Rule> = tables.exact.get(joined.as_str()).into_iter().collect();
         rules.extend(wildcards.map(|(_, rule)| rule));
-        rules.extend(self.exact.get(key));
+        rules.extend(tables.exact.get(key));
         rules
     }
 
     fn find(&self, (key, value): Entry<'_>, scratch: &mut String) -> Option<&Rule> {
+        let tables = self.0.as_deref()?;
         scratch.clear();
         scratch.push_str(key);
         scratch.push('_');
         scratch.push_str(value);
-        if let Some(rule) = self.exact.get(scratch.as_str()) {
+        if let Some(rule) = tables.exact.get(scratch.as_str()) {
             return Some(rule);
         }
-        if let Some((_, rule)) = self
+        if let Some((_, rule)) = tables
             .wildcards
             .iter()
             .find(|(pattern, _)| pattern.matches(scratch))
         {
             return Some(rule);
         }
-        self.exact.get(key)
+        tables.exact.get(key)
     }
 }
 
@@ -175,14 +186,6 @@ impl Domain {
             }
         }
     }
-
-    /// All limits, by their index.
-    pub fn limits(&self) -> Vec<&ConfiguredLimit> {
-        let mut limits = Vec::with_capacity(self.limit_count);
-        self.for_each_rule(|rule| limits.extend(&rule.limits));
-        limits.sort_by_key(|limit| limit.index);
-        limits
-    }
 }
 
 #[cfg(test)]
@@ -191,7 +194,7 @@ mod tests {
 
     fn rule(path: &str) -> Rule {
         Rule {
-            path: path.to_owned(),
+            path: path.into(),
             ..Rule::default()
         }
     }
@@ -212,10 +215,11 @@ mod tests {
                 let composite = composite(key, value);
                 // Fails where an earlier text made the node already.
                 drop(level.insert(key, value, rule(&path)));
-                let rule = if level.exact.contains_key(composite.as_str()) {
-                    level.exact.get_mut(composite.as_str())
+                let tables = level.0.as_deref_mut().unwrap();
+                let rule = if tables.exact.contains_key(composite.as_str()) {
+                    tables.exact.get_mut(composite.as_str())
                 } else {
-                    let mut wildcards = level.wildcards.iter_mut();
+                    let mut wildcards = tables.wildcards.iter_mut();
                     wildcards
                         .find(|(pattern, _)| pattern.text() == composite)
                         .map(|(_, rule)| rule)
@@ -229,7 +233,7 @@ mod tests {
     fn found(domain: &Domain, entries: &[Entry<'_>]) -> Option<String> {
         domain
             .find(entries, &mut String::new())
-            .map(|found| found.rule.path.clone())
+            .map(|found| found.rule.path.to_string())
     }
 
     #[test]
@@ -245,7 +249,7 @@ mod tests {
     fn all_rules_that_cover_an_entry_come_in_the_order_of_their_trial() {
         let domain = domain(&["k", "k=a*", "k=b*", "k=*c", "k=abc", "l"]);
         let rules = domain.root.covering(("k", "abc"));
-        let paths: Vec<&str> = rules.iter().map(|rule| rule.path.as_str()).collect();
+        let paths: Vec<&str> = rules.iter().map(|rule| &*rule.path).collect();
         assert_eq!(paths, ["k=abc", "k=a*", "k=*c", "k"]);
     }
 
@@ -308,7 +312,7 @@ mod tests {
     fn values_under_a_shared_wildcard_share_a_bucket() {
         let mut domain = Domain::default();
         let shared = Rule {
-            shared_value: Some("a*".to_owned()),
+            shared_value: Some("a*".into()),
             ..Rule::default()
         };
         domain.root.insert("k", "a*", shared).unwrap();

@@ -11,6 +11,7 @@ mod configured;
 mod domain;
 mod estimate;
 mod key;
+mod limits;
 mod metadata;
 mod pattern;
 
@@ -22,5 +23,6 @@ pub use configured::{ConfiguredLimit, LimitIndex, OnStoreError, Origin, Override
 pub use domain::{Domain, DuplicateRule, Entry, Level, Match, Rule};
 pub use estimate::{BytesPerToken, Estimate, LearnBy, Learning, Quantile, ReserveOutput, Stating};
 pub use key::{BucketKey, Identity, LearnKey};
+pub use limits::Limits;
 pub use metadata::Metadata;
 pub use pattern::Pattern;

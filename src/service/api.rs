@@ -367,7 +367,7 @@ impl Service {
             .first()
             .map(|entries| without_control(entries))
             .and_then(|entries| policy.domain.find(&entries, &mut String::new()))
-            .map(|found| found.rule.path.clone());
+            .map(|found| found.rule.path.to_string());
         let outcome = self
             .admit(&policy, &request, &control, Mode::Peek, Undecided::AsError)
             .await?;

@@ -232,7 +232,7 @@ mod tests {
             ..Descriptor::default()
         };
         let request = |descriptors: &[Descriptor<'static>]| Request {
-            descriptors: descriptors.iter().cloned().collect(),
+            descriptors: descriptors.to_vec(),
             ..Request::default()
         };
         let limit = |by| {

@@ -142,7 +142,7 @@ impl<'p> Plan<'p> {
             let Some(found) = domain.find(&entries, &mut scratch) else {
                 continue;
             };
-            plan.descriptors[index].metadata = found.rule.metadata.as_ref();
+            plan.descriptors[index].metadata = found.rule.metadata.as_deref();
             plan.charges.reserve(found.rule.limits.len());
             for limit in &found.rule.limits {
                 replaced.extend(limit.replaces.iter().map(String::as_str));

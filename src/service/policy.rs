@@ -92,8 +92,8 @@ impl Policy {
     fn new(domain: Arc<Domain>, metrics: &Metrics) -> Self {
         // By name, because rules may share one.
         let counting: HashSet<&str> = domain
-            .limits()
-            .into_iter()
+            .limits
+            .iter()
             .filter(|limit| limit.formula.counts_tokens())
             .map(|limit| limit.label.as_str())
             .collect();
@@ -105,8 +105,8 @@ impl Policy {
             )
         };
         let limits = domain
-            .limits()
-            .into_iter()
+            .limits
+            .iter()
             .map(|limit| series(&limit.label))
             .collect();
         Self {
