@@ -125,16 +125,16 @@ pub(crate) fn level(answer: &Value, limit: &str) -> i64 {
 pub(crate) fn domains() -> BTreeMap<String, Arc<Domain>> {
     let mut llm = domain("llm");
     let minute = Unit::Minute;
-    let requests = limits(&mut llm, "tenant-requests", 5, minute, 5, Formula::REQUESTS);
-    let mut tokens = limits(&mut llm, "tenant-tokens", 5000, minute, 10_000, tokens());
+    let requests = limits(&llm, "tenant-requests", 5, minute, 5, Formula::REQUESTS);
+    let mut tokens = limits(&llm, "tenant-tokens", 5000, minute, 10_000, tokens());
     tokens.estimate = Estimate::Constant(800);
     tokens.headroom = vec![("batch".to_owned(), 9_500)];
     insert(&mut llm, "tenant", vec![requests, tokens], None);
 
     let mut reference = domain("ref");
-    let path = as_reference(&mut reference, "per-path", 2);
+    let path = as_reference(&reference, "per-path", 2);
     insert(&mut reference, "path", vec![path], None);
-    let tagged = as_reference(&mut reference, "", 100);
+    let tagged = as_reference(&reference, "", 100);
     let pool = [("pool".to_owned(), Metadata::Text("blue".to_owned()))];
     let metadata = Metadata::Map(pool.into());
     insert(&mut reference, "tag", vec![tagged], Some(metadata));
@@ -162,9 +162,12 @@ fn insert(
     metadata: Option<Metadata>,
 ) {
     let rule = Rule {
-        path: key.to_owned(),
-        limits,
-        metadata,
+        path: key.into(),
+        limits: limits
+            .into_iter()
+            .map(|limit| domain.limits.add(limit))
+            .collect(),
+        metadata: metadata.map(Box::new),
         ..Rule::default()
     };
     domain.root.insert(key, "", rule).unwrap();
@@ -178,7 +181,7 @@ fn tokens() -> Formula {
     }
 }
 
-fn as_reference(domain: &mut Domain, name: &str, amount: u64) -> ConfiguredLimit {
+fn as_reference(domain: &Domain, name: &str, amount: u64) -> ConfiguredLimit {
     let mut limit = limits(domain, name, amount, Unit::Minute, amount, Formula::HITS);
     if let Terms::Limited(terms) = &mut limit.terms {
         terms.algorithm = Algorithm::FixedWindow;
@@ -189,18 +192,16 @@ fn as_reference(domain: &mut Domain, name: &str, amount: u64) -> ConfiguredLimit
 }
 
 fn limits(
-    domain: &mut Domain,
+    domain: &Domain,
     name: &str,
     amount: u64,
     unit: Unit,
     burst: u64,
     formula: Formula,
 ) -> ConfiguredLimit {
-    let index = LimitIndex(domain.limit_count);
-    domain.limit_count += 1;
     let algorithm = Algorithm::TokenBucket;
     ConfiguredLimit {
-        index,
+        index: LimitIndex::default(),
         name: name.to_owned(),
         label: name.to_owned(),
         identity: ConfiguredLimit::identity_of(&domain.name, name, algorithm, None),
