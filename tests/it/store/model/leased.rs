@@ -139,7 +139,7 @@ fn replicas_with_leases_let_in_no_more_than_the_limit_and_lose_no_more_than_they
     let runtime = runtime();
     let fixture = runtime.block_on(async { Fixture::redis() });
     let sum = Sum::default();
-    proptest!(config(40), |(
+    proptest!(config(30), |(
         (limit, terms, moments) in stories(Pace::Some, LEAVES),
         replicas in 1..=REPLICAS,
     )| {
@@ -160,11 +160,10 @@ fn replicas_with_leases_let_in_no_more_than_the_limit_and_lose_no_more_than_they
         })?;
     });
     let sum = sum.0.get();
-    println!("{sum:?}");
-    assert!(sum.granted > 200, "{sum:?}");
-    assert!(sum.renewals > 30, "{sum:?}");
-    assert!(sum.give_backs > 8, "{sum:?}");
-    assert!(sum.drops > 5, "{sum:?}");
+    assert!(sum.granted > 100, "{sum:?}");
+    assert!(sum.renewals > 10, "{sum:?}");
+    assert!(sum.give_backs > 2, "{sum:?}");
+    assert!(sum.drops > 2, "{sum:?}");
 }
 
 #[test]
@@ -172,7 +171,7 @@ fn where_nothing_comes_back_what_is_let_in_and_dropped_is_what_is_spent() {
     let runtime = runtime();
     let fixture = runtime.block_on(async { Fixture::redis() });
     let sum = Sum::default();
-    proptest!(config(25), |(
+    proptest!(config(20), |(
         (limit, terms, moments) in stories(Pace::None, &[Act::Leave(0), Act::Leave(1)]),
         replicas in 1..=REPLICAS,
     )| {
@@ -189,9 +188,8 @@ fn where_nothing_comes_back_what_is_let_in_and_dropped_is_what_is_spent() {
         })?;
     });
     let sum = sum.0.get();
-    println!("{sum:?}");
-    assert!(sum.granted > 200, "{sum:?}");
-    assert!(sum.give_backs > 8, "{sum:?}");
+    assert!(sum.granted > 100, "{sum:?}");
+    assert!(sum.give_backs > 2, "{sum:?}");
 }
 
 #[test]
@@ -200,7 +198,7 @@ fn refunds_by_others_let_in_no_more_than_was_refunded_or_leased() {
     let runtime = runtime();
     let fixture = runtime.block_on(async { Fixture::redis() });
     let sum = Sum::default();
-    proptest!(config(20), |(
+    proptest!(config(15), |(
         (limit, terms, moments) in stories(Pace::Some, REFUNDS),
         replicas in 1..=REPLICAS,
     )| {
@@ -221,8 +219,7 @@ fn refunds_by_others_let_in_no_more_than_was_refunded_or_leased() {
         })?;
     });
     let sum = sum.0.get();
-    println!("{sum:?}");
-    assert!(sum.granted > 100, "{sum:?}");
+    assert!(sum.granted > 50, "{sum:?}");
 }
 
 #[test]
@@ -231,7 +228,7 @@ fn one_replica_is_as_exact_as_without_leases_where_it_may_give_back() {
     let fixture = runtime.block_on(async { Fixture::redis() });
     let sum = Sum::default();
     let [let_in, refused, missed] = [0; 3].map(AtomicUsize::new);
-    proptest!(config(25), |((limit, terms, moments) in stories(Pace::Some, &[]))| {
+    proptest!(config(20), |((limit, terms, moments) in stories(Pace::Some, &[]))| {
         runtime.block_on(async {
             let mut fleet = Fleet::start(&fixture, sum.next_case(), (limit, terms), 1);
             for moment in &moments {
@@ -265,12 +262,11 @@ fn one_replica_is_as_exact_as_without_leases_where_it_may_give_back() {
         })?;
     });
     let sum = sum.0.get();
-    println!("{sum:?}");
-    assert!(sum.granted > 200, "{sum:?}");
-    assert!(sum.give_backs > 8, "{sum:?}");
+    assert!(sum.granted > 100, "{sum:?}");
+    assert!(sum.give_backs > 2, "{sum:?}");
     let [let_in, refused, missed] = [let_in, refused, missed].map(AtomicUsize::into_inner);
-    println!("{let_in} let in, {refused} refused; {missed} more because of leases");
-    assert!(let_in > 500 && refused > 100, "{let_in}, {refused}");
+    println!("{let_in} let in, {refused} refused, {missed} more because of leases; {sum:?}");
+    assert!(let_in > 500 && refused > 50, "{let_in}, {refused}");
 }
 
 #[test]
@@ -287,7 +283,6 @@ fn what_has_no_lease_is_what_the_model_says_to_the_last_bit() {
         runtime.block_on(run.finish())?;
     });
     let sum = fixture.leases().unwrap().so_far();
-    println!("{sum:?}");
     assert!(sum.granted > 300, "{sum:?}");
     assert!(sum.renewals > 20, "{sum:?}");
 }
