@@ -14,7 +14,7 @@ use proptest::sample::select;
 use proptest::test_runner::TestCaseError;
 use tollgate::limit::{Algorithm, LeaseTerms, Limit};
 
-use self::fleet::{Act, Fleet, Moment, WITH_DROPPED};
+use self::fleet::{Act, Fleet, Known, Moment, WITH_DROPPED};
 use super::histories::config;
 use super::history::histories;
 use super::never_over::check;
@@ -97,8 +97,35 @@ fn moments(limit: Limit, others: &[Act]) -> impl Strategy<Value = Vec<Moment>> +
 
 type Story = (Limit, LeaseTerms, Vec<Moment>);
 
+/// Any, but for the beginning: somebody asks so often that there are leases, and some is let in by
+/// them.
 fn stories(pace: Pace, others: &'static [Act]) -> impl Strategy<Value = Story> {
-    limit(pace).prop_flat_map(|limit| (Just(limit), terms(limit.burst), moments(limit, others)))
+    let begin = |replica| Moment {
+        pause: Duration::from_millis(1),
+        hurries: false,
+        acts: [30, 20]
+            .map(|times| Act::Ask {
+                replica,
+                cost: 1,
+                times,
+            })
+            .to_vec(),
+    };
+    let story = limit(pace).prop_flat_map(|limit| {
+        let moments = moments(limit, others);
+        (Just(limit), terms(limit.burst), moments)
+    });
+    story.prop_map(move |(limit, terms, mut moments)| {
+        moments.insert(0, begin(0));
+        (limit, terms, moments)
+    })
+}
+
+/// Fails unless each of so many histories used leases, and some gave back what was left.
+fn leases_were_used(sum: Happened, cases: u32) {
+    assert!(sum.granted > 2 * u64::from(cases), "{sum:?}");
+    assert!(sum.renewals >= u64::from(cases), "{sum:?}");
+    assert!(sum.give_backs > 0, "{sum:?}");
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -134,12 +161,24 @@ const LEAVES: &[Act] = &[
     Act::Report(3000),
 ];
 
+/// All that was let in is spent, and besides it at most what so many replicas hold, what was dropped,
+/// and what went with those that crashed.
+fn holds(seen: Known, replicas: usize, terms: LeaseTerms) -> Result<(), TestCaseError> {
+    let holding = u64::try_from(replicas).unwrap() + seen.crashes;
+    let beside = holding * terms.max + seen.happened.dropped;
+    prop_assert!(seen.spent >= seen.let_in, "{:?}", seen);
+    // Of what is let in and of what is spent another fraction may have refilled.
+    prop_assert!(seen.spent <= seen.let_in + beside + 1, "{:?}", seen);
+    Ok(())
+}
+
 #[test]
 fn replicas_with_leases_let_in_no_more_than_the_limit_and_lose_no_more_than_they_tell() {
+    const CASES: u32 = 30;
     let runtime = runtime();
     let fixture = runtime.block_on(async { Fixture::redis() });
     let sum = Sum::default();
-    proptest!(config(30), |(
+    proptest!(config(CASES), |(
         (limit, terms, moments) in stories(Pace::Some, LEAVES),
         replicas in 1..=REPLICAS,
     )| {
@@ -147,31 +186,26 @@ fn replicas_with_leases_let_in_no_more_than_the_limit_and_lose_no_more_than_they
             let mut fleet = Fleet::start(&fixture, sum.next_case(), (limit, terms), replicas);
             for moment in &moments {
                 fleet.pass(moment).await;
+                holds(fleet.seen().await, replicas, terms)?;
             }
             check(limit, fleet.taken(), 0)?;
             let end = fleet.end().await;
             sum.add(end.happened);
-            // The leases have ended. All that was let in is there, and besides it at most what was
-            // dropped, or held by who crashed, and did not refill yet.
-            prop_assert!(end.spent >= end.let_in, "{:?}", end);
-            let lost = end.happened.dropped + end.crashes * terms.max;
-            prop_assert!(end.spent <= end.let_in + lost + 1, "{:?}", end);
-            Ok::<_, TestCaseError>(())
+            holds(end, 0, terms)
         })?;
     });
     let sum = sum.0.get();
-    assert!(sum.granted > 100, "{sum:?}");
-    assert!(sum.renewals > 10, "{sum:?}");
-    assert!(sum.give_backs > 2, "{sum:?}");
-    assert!(sum.drops > 2, "{sum:?}");
+    leases_were_used(sum, CASES);
+    assert!(sum.drops > 0, "{sum:?}");
 }
 
 #[test]
 fn where_nothing_comes_back_what_is_let_in_and_dropped_is_what_is_spent() {
+    const CASES: u32 = 20;
     let runtime = runtime();
     let fixture = runtime.block_on(async { Fixture::redis() });
     let sum = Sum::default();
-    proptest!(config(20), |(
+    proptest!(config(CASES), |(
         (limit, terms, moments) in stories(Pace::None, &[Act::Leave(0), Act::Leave(1)]),
         replicas in 1..=REPLICAS,
     )| {
@@ -188,17 +222,17 @@ fn where_nothing_comes_back_what_is_let_in_and_dropped_is_what_is_spent() {
         })?;
     });
     let sum = sum.0.get();
-    assert!(sum.granted > 100, "{sum:?}");
-    assert!(sum.give_backs > 2, "{sum:?}");
+    leases_were_used(sum, CASES);
 }
 
 #[test]
 fn refunds_by_others_let_in_no_more_than_was_refunded_or_leased() {
+    const CASES: u32 = 15;
     const REFUNDS: &[Act] = &[Act::Report(-1), Act::Report(-50), Act::Report(-1000)];
     let runtime = runtime();
     let fixture = runtime.block_on(async { Fixture::redis() });
     let sum = Sum::default();
-    proptest!(config(15), |(
+    proptest!(config(CASES), |(
         (limit, terms, moments) in stories(Pace::Some, REFUNDS),
         replicas in 1..=REPLICAS,
     )| {
@@ -219,16 +253,17 @@ fn refunds_by_others_let_in_no_more_than_was_refunded_or_leased() {
         })?;
     });
     let sum = sum.0.get();
-    assert!(sum.granted > 50, "{sum:?}");
+    leases_were_used(sum, CASES);
 }
 
 #[test]
 fn one_replica_is_as_exact_as_without_leases_where_it_may_give_back() {
+    const CASES: u32 = 20;
     let runtime = runtime();
     let fixture = runtime.block_on(async { Fixture::redis() });
     let sum = Sum::default();
     let [let_in, refused, missed] = [0; 3].map(AtomicUsize::new);
-    proptest!(config(20), |((limit, terms, moments) in stories(Pace::Some, &[]))| {
+    proptest!(config(CASES), |((limit, terms, moments) in stories(Pace::Some, &[]))| {
         runtime.block_on(async {
             let mut fleet = Fleet::start(&fixture, sum.next_case(), (limit, terms), 1);
             for moment in &moments {
@@ -262,11 +297,10 @@ fn one_replica_is_as_exact_as_without_leases_where_it_may_give_back() {
         })?;
     });
     let sum = sum.0.get();
-    assert!(sum.granted > 100, "{sum:?}");
-    assert!(sum.give_backs > 2, "{sum:?}");
+    leases_were_used(sum, CASES);
     let [let_in, refused, missed] = [let_in, refused, missed].map(AtomicUsize::into_inner);
     println!("{let_in} let in, {refused} refused, {missed} more because of leases; {sum:?}");
-    assert!(let_in > 500 && refused > 50, "{let_in}, {refused}");
+    assert!(let_in > 500 && refused > 20, "{let_in}, {refused}");
 }
 
 #[test]

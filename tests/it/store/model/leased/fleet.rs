@@ -63,9 +63,9 @@ pub(super) struct Fleet<'f> {
     busy: (u64, Duration),
 }
 
-/// What is known in the end.
+/// What is known at one moment.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct End {
+pub(super) struct Known {
     pub(super) happened: Happened,
     pub(super) crashes: u64,
     /// What Redis says is spent.
@@ -275,19 +275,25 @@ impl<'f> Fleet<'f> {
         format!("{limit:?} {terms:?}: {bucket:?} {busy:?} {events:?}")
     }
 
-    /// All leave.
-    pub(super) async fn end(mut self) -> End {
-        self.come_to_rest().await;
-        for replica in 0..self.replicas.len() {
-            self.leave(replica).await;
-        }
-        self.naive.now = i128::from(self.fixture.clock.now().as_micros());
-        End {
-            happened: self.happened,
+    /// What is known now.
+    pub(super) async fn seen(&mut self) -> Known {
+        self.note_dropped();
+        let living = self.replicas.iter().map(|(_, events)| events.so_far());
+        Known {
+            happened: living.fold(self.happened, Happened::and),
             crashes: self.crashes,
             spent: self.fixture.spent(&self.name, self.limit).await,
             let_in: u64::try_from(self.naive.bucket(LET_IN, &self.limit).spent).unwrap(),
         }
+    }
+
+    /// What is known after all have left.
+    pub(super) async fn end(mut self) -> Known {
+        self.come_to_rest().await;
+        for replica in 0..self.replicas.len() {
+            self.leave(replica).await;
+        }
+        self.seen().await
     }
 }
 
