@@ -174,7 +174,7 @@ fn holds(seen: Known, replicas: usize, terms: LeaseTerms) -> Result<(), TestCase
 
 #[test]
 fn replicas_with_leases_let_in_no_more_than_the_limit_and_lose_no_more_than_they_tell() {
-    const CASES: u32 = 30;
+    const CASES: u32 = 24;
     let runtime = runtime();
     let fixture = runtime.block_on(async { Fixture::redis() });
     let sum = Sum::default();
@@ -201,7 +201,7 @@ fn replicas_with_leases_let_in_no_more_than_the_limit_and_lose_no_more_than_they
 
 #[test]
 fn where_nothing_comes_back_what_is_let_in_and_dropped_is_what_is_spent() {
-    const CASES: u32 = 20;
+    const CASES: u32 = 12;
     let runtime = runtime();
     let fixture = runtime.block_on(async { Fixture::redis() });
     let sum = Sum::default();
@@ -227,7 +227,7 @@ fn where_nothing_comes_back_what_is_let_in_and_dropped_is_what_is_spent() {
 
 #[test]
 fn refunds_by_others_let_in_no_more_than_was_refunded_or_leased() {
-    const CASES: u32 = 15;
+    const CASES: u32 = 10;
     const REFUNDS: &[Act] = &[Act::Report(-1), Act::Report(-50), Act::Report(-1000)];
     let runtime = runtime();
     let fixture = runtime.block_on(async { Fixture::redis() });
@@ -258,7 +258,7 @@ fn refunds_by_others_let_in_no_more_than_was_refunded_or_leased() {
 
 #[test]
 fn one_replica_is_as_exact_as_without_leases_where_it_may_give_back() {
-    const CASES: u32 = 20;
+    const CASES: u32 = 12;
     let runtime = runtime();
     let fixture = runtime.block_on(async { Fixture::redis() });
     let sum = Sum::default();
@@ -311,7 +311,7 @@ fn what_has_no_lease_is_what_the_model_says_to_the_last_bit() {
         Fixture::leased_with(|options| options.refusal_memory = Duration::ZERO)
     });
     let case = AtomicUsize::new(0);
-    proptest!(config(40), |(history in histories(60))| {
+    proptest!(config(30), |(history in histories(60))| {
         let case = case.fetch_add(1, Ordering::Relaxed);
         let run = Run::new(&fixture, case, &history).with_leases_beside();
         runtime.block_on(run.finish())?;

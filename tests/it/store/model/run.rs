@@ -279,9 +279,10 @@ impl<'a> Run<'a> {
                 };
                 if self.leases_beside && !may_be_leased(&admission) {
                     for charge in &mut admission.charges {
+                        // So long that a few requests would be enough to take one.
                         charge.lease = Some(LeaseTerms {
                             max: 1000,
-                            ttl: LeaseTerms::DEFAULT_TTL,
+                            ttl: Rate::MAX_PERIOD,
                         });
                     }
                 }
