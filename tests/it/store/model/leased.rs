@@ -12,15 +12,18 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::TestCaseError;
-use tollgate::limit::{Algorithm, LeaseTerms, Limit};
+use tollgate::limit::{Algorithm, Effect, LeaseTerms, Limit, Mode, Rate};
+use tollgate::store::{Admission, Charge, Verdict};
 
 use self::fleet::{Act, Fleet, Known, Moment, WITH_DROPPED};
 use super::histories::config;
 use super::history::histories;
 use super::never_over::check;
 use super::run::Run;
-use crate::store::fixture::{Fixture, token_bucket};
-use crate::store::leasing::Happened;
+use crate::store::fixture::{
+    Fixture, Vary as _, admission, charge, request, reservation, token_bucket,
+};
+use crate::store::leasing::{Happened, with_lease};
 
 /// How fast what was spent comes back.
 #[derive(Clone, Copy, Debug)]
@@ -319,4 +322,65 @@ fn what_has_no_lease_is_what_the_model_says_to_the_last_bit() {
     let sum = fixture.leases().unwrap().so_far();
     assert!(sum.granted > 300, "{sum:?}");
     assert!(sum.renewals > 20, "{sum:?}");
+}
+
+/// However often it is asked for.
+#[test]
+fn what_may_not_be_leased_takes_no_lease() {
+    const TIMES: u64 = 100;
+
+    type Near = fn(Charge) -> Admission;
+    let near: [(&str, u64, Near); 7] = [
+        ("settled", 1, |mut charge| {
+            charge.settles = true;
+            admission([charge])
+        }),
+        ("held", 1, |charge| {
+            let (_, held) = request("held", charge.charge.limit);
+            // A new one each time.
+            let id = format!("{}", fastrand::u64(..));
+            Admission {
+                hold: Some(reservation(&id, &[(charge, held)])),
+                ..admission([charge])
+            }
+        }),
+        ("class", 1, |mut charge| {
+            charge.charge.threshold = charge.charge.limit.threshold(1, 100);
+            admission([charge])
+        }),
+        ("twice", 2, |charge| admission([charge, charge])),
+        ("recorded", 1, |charge| admission([charge.recorded()])),
+        ("shadowed", 1, |charge| {
+            admission([charge.with(Effect::Shadow)])
+        }),
+        ("looked at", 0, |charge| Admission {
+            mode: Mode::Peek,
+            ..admission([charge])
+        }),
+    ];
+    let runtime = runtime();
+    runtime.block_on(async {
+        let fixture = Fixture::leased();
+        let limit = token_bucket(1, Rate::MAX_PERIOD, 1000);
+        for (name, spent, near) in near {
+            for time in 1..=TIMES {
+                let asked = near(with_lease(charge(name, limit, 1)));
+                let decision = fixture.store.admit(asked).await.unwrap();
+                assert_eq!(decision.verdict, Verdict::Admitted, "{name}");
+                let told = decision.readings.last().unwrap().bucket.spent;
+                assert_eq!(told, spent * time, "{name}");
+                if time % 20 == 0 {
+                    fixture.renewals_end().await;
+                }
+            }
+            // Beside a limit that has none.
+            let both = [
+                charge("plain", limit, 1),
+                with_lease(charge(name, limit, 1)),
+            ];
+            fixture.store.admit(admission(both)).await.unwrap();
+        }
+        let happened = fixture.leases().unwrap().so_far();
+        assert_eq!((happened.granted, happened.taken), (0, 0));
+    });
 }
