@@ -21,7 +21,7 @@ use super::history::histories;
 use super::never_over::check;
 use super::run::Run;
 use crate::store::fixture::{
-    Fixture, Vary as _, admission, charge, request, reservation, token_bucket,
+    self, Fixture, Vary as _, admission, charge, request, reservation, token_bucket,
 };
 use crate::store::leasing::{Happened, with_lease};
 
@@ -330,7 +330,7 @@ fn what_may_not_be_leased_takes_no_lease() {
     const TIMES: u64 = 100;
 
     type Near = fn(Charge) -> Admission;
-    let near: [(&str, u64, Near); 7] = [
+    let near: [(&str, u64, Near); 8] = [
         ("settled", 1, |mut charge| {
             charge.settles = true;
             admission([charge])
@@ -353,6 +353,11 @@ fn what_may_not_be_leased_takes_no_lease() {
         ("shadowed", 1, |charge| {
             admission([charge.with(Effect::Shadow)])
         }),
+        // With a limit that has none.
+        ("beside", 1, |charge| {
+            let plain = fixture::charge("plain", charge.charge.limit, 1);
+            admission([charge, plain])
+        }),
         ("looked at", 0, |charge| Admission {
             mode: Mode::Peek,
             ..admission([charge])
@@ -373,12 +378,6 @@ fn what_may_not_be_leased_takes_no_lease() {
                     fixture.renewals_end().await;
                 }
             }
-            // Beside a limit that has none.
-            let both = [
-                charge("plain", limit, 1),
-                with_lease(charge(name, limit, 1)),
-            ];
-            fixture.store.admit(admission(both)).await.unwrap();
         }
         let happened = fixture.leases().unwrap().so_far();
         assert_eq!((happened.granted, happened.taken), (0, 0));
