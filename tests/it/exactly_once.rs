@@ -9,7 +9,7 @@
 )]
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use proptest::collection::vec;
@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tollgate::clock::{Clock, ManualClock};
 use tollgate::metrics::Metrics;
 use tollgate::service::{Options, Service};
-use tollgate::store::{Memory, Redis, Store, redis};
+use tollgate::store::{LeaseEvent, Memory, OnLease, Redis, Store, redis};
 use tollgate::usage::Reported;
 
 use crate::support::limiter::{START, parse, request, target};
@@ -39,6 +39,20 @@ descriptors:
       - { name: requests, rate: 1000000/year }
       - { name: kept, rate: 1G/year, cost: tokens, estimate: 800 }
       - { name: given, rate: 1G/year, cost: { input_tokens: 1, output_tokens: 5 }, estimate: 900, missing_usage: release }
+";
+
+/// The same, where what does not count tokens may be leased; and a limit that everybody asks for, of
+/// which most is let in by leases.
+const LEASED: &str = "
+domain: llm
+descriptors:
+  - key: k
+    limits:
+      - { name: requests, rate: 1000000/year, lease: { max: 100 } }
+      - { name: kept, rate: 1G/year, cost: tokens, estimate: 800 }
+      - { name: given, rate: 1G/year, cost: { input_tokens: 1, output_tokens: 5 }, estimate: 900, missing_usage: release }
+  - key: all
+    limits: [{ name: all, rate: 1000000/year, lease: { max: 100 } }]
 ";
 
 /// What the limits begin with, in their order.
@@ -173,6 +187,8 @@ struct Fleet {
     replicas: Vec<Mutex<Service>>,
     make: Box<dyn Fn() -> Service + Send + Sync>,
     replaced: AtomicUsize,
+    /// Requests that were let in and count no tokens.
+    asked_beside: AtomicU64,
 }
 
 impl Fleet {
@@ -181,6 +197,7 @@ impl Fleet {
             replicas: (0..replicas).map(|_| Mutex::new(make())).collect(),
             make: Box::new(make),
             replaced: AtomicUsize::new(0),
+            asked_beside: AtomicU64::new(0),
         }
     }
 
@@ -197,14 +214,14 @@ impl Fleet {
     }
 }
 
-fn made(store: Store) -> Service {
+fn made(store: Store, config: &str) -> Service {
     let service = Service::new(store, Metrics::new().unwrap(), Options::default());
-    let domains = [("llm".to_owned(), Arc::new(parse(CONFIG)))];
+    let domains = [("llm".to_owned(), Arc::new(parse(config)))];
     service.install(&BTreeMap::from(domains));
     service
 }
 
-async fn run(fleet: &Fleet, case: usize, history: History) {
+async fn run(fleet: &Fleet, case: usize, history: History, beside: usize) {
     let mut calls = [Call::NEW; CALLS];
     let descriptor = format!("k=c{case}");
     for (index, step, replica) in &history.steps {
@@ -212,6 +229,12 @@ async fn run(fleet: &Fleet, case: usize, history: History) {
         calls[*index].step(*step, used);
         let id = format!("{case}-{index}");
         do_step(fleet, *replica, &descriptor, &id, *step, used).await;
+        for _ in 0..beside {
+            let service = fleet.replica(*replica);
+            let answer = service.should_rate_limit(&request(&["all=a"])).await;
+            assert!(!answer.unwrap().over_limit);
+            fleet.asked_beside.fetch_add(1, Ordering::Relaxed);
+        }
     }
     let expected: Vec<i64> = (0..3)
         .map(|limit| {
@@ -298,20 +321,21 @@ async fn do_step(
     }
 }
 
-async fn run_all(fleet: Fleet) -> usize {
+/// Runs so many histories; `beside` each step, so many requests that count no tokens. Returns how
+/// many replicas were replaced.
+async fn run_all(fleet: &Arc<Fleet>, histories: usize, beside: usize) -> usize {
     let seed = *b"exactly once, whatever the order";
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
     let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), rng);
-    let strategy = histories();
-    let fleet = Arc::new(fleet);
+    let strategy = self::histories();
     let free = Arc::new(Semaphore::new(AT_ONCE));
     let mut running = JoinSet::new();
-    for case in 0..HISTORIES {
+    for case in 0..histories {
         let history = strategy.new_tree(&mut runner).unwrap().current();
         let turn = Arc::clone(&free).acquire_owned().await.unwrap();
-        let fleet = Arc::clone(&fleet);
+        let fleet = Arc::clone(fleet);
         running.spawn(async move {
-            run(&fleet, case, history).await;
+            run(&fleet, case, history, beside).await;
             drop(turn);
         });
         while let Some(done) = running.try_join_next() {
@@ -327,24 +351,65 @@ async fn run_all(fleet: Fleet) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn in_memory_every_bucket_ends_at_what_was_used() {
     let clock = ManualClock::new(START);
-    let only = made(Store::Memory(Memory::new(Clock::Manual(clock))));
+    let only = made(Store::Memory(Memory::new(Clock::Manual(clock))), CONFIG);
     // Its buckets go with the process, so a crash leaves nothing to compare.
-    run_all(Fleet::new(1, move || only.clone())).await;
+    let fleet = Arc::new(Fleet::new(1, move || only.clone()));
+    run_all(&fleet, HISTORIES, 0).await;
+}
+
+/// Replicas on one Redis that are told of leases by `on_lease`.
+fn on_redis(prefix: &'static str, config: &'static str, on_lease: Option<OnLease>) -> Arc<Fleet> {
+    let server = RedisServer::shared();
+    let clock = ManualClock::new(START);
+    Arc::new(Fleet::new(4, move || {
+        let options = redis::Options {
+            prefix: prefix.to_owned(),
+            deadline: std::time::Duration::from_secs(20),
+            clock: Some(clock.clone()),
+            on_lease: on_lease.clone(),
+            ..redis::Options::new(server.url())
+        };
+        made(Store::Redis(Redis::start(options).unwrap()), config)
+    }))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_redis_every_bucket_ends_at_what_was_used_whoever_crashed() {
-    let server = RedisServer::shared();
-    let clock = ManualClock::new(START);
-    let fleet = Fleet::new(4, move || {
-        let options = redis::Options {
-            prefix: "exactly-once:".to_owned(),
-            deadline: std::time::Duration::from_secs(20),
-            clock: Some(clock.clone()),
-            ..redis::Options::new(server.url())
-        };
-        made(Store::Redis(Redis::start(options).unwrap()))
-    });
-    let replaced = run_all(fleet).await;
+    let fleet = on_redis("exactly-once:", CONFIG, None);
+    let replaced = run_all(&fleet, HISTORIES, 0).await;
     assert!(replaced > 100, "{replaced} replicas were replaced");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_leases_too_and_what_is_let_in_by_them_is_counted_once() {
+    const MAX: u64 = 100;
+
+    let (granted, dropped) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let told = (Arc::clone(&granted), Arc::clone(&dropped));
+    let on_lease: OnLease = Arc::new(move |event| {
+        match event {
+            LeaseEvent::Granted => told.0.fetch_add(1, Ordering::Relaxed),
+            LeaseEvent::Dropped(hits) => told.1.fetch_add(hits, Ordering::Relaxed),
+            _ => 0,
+        };
+    });
+    let fleet = on_redis("exactly-once-leased:", LEASED, Some(on_lease));
+    let replaced = run_all(&fleet, HISTORIES / 20, 5).await;
+    assert!(replaced > 5, "{replaced} replicas were replaced");
+    for index in 0..4 {
+        fleet.replica(index).close_leases().await;
+    }
+    let (granted, dropped) = (
+        granted.load(Ordering::Relaxed),
+        dropped.load(Ordering::Relaxed),
+    );
+    assert!(granted > 1000, "{granted} were let in by leases");
+
+    // All that was let in is there, and besides it what went with those that crashed.
+    let look = fleet.replica(0).inspect(&target(&["all=a"])).await.unwrap();
+    let spent = (FULL[0] - look.buckets[0].level).unsigned_abs();
+    let let_in = fleet.asked_beside.load(Ordering::Relaxed);
+    let lost = u64::try_from(replaced).unwrap() * MAX + dropped;
+    let range = let_in..=let_in + lost;
+    assert!(range.contains(&spent), "{spent} of {range:?}");
 }

@@ -39,6 +39,9 @@ descriptors:
     limits: [{ name: pool, rate: 500/year, cost: hits }]
   - key: leased
     limits: [{ name: leased, rate: 500/year, cost: hits, lease: { max: 50 } }]
+  - key: leased budget
+    limits:
+      - { name: leased budget, rate: 500/year, algorithm: fixed_window, cost: hits, lease: { max: 50 } }
   - key: budget
     rate_limit: { unit: year, requests_per_unit: 500 }
   - key: watched
@@ -194,6 +197,53 @@ async fn leases_of_replicas_let_in_no_more_than_the_limit_and_go_back_when_they_
         let_in += 1;
     }
     assert_eq!(let_in, exactly(1), "{granted} by leases");
+}
+
+/// The same as without leases, but for what others hold while all ask at once; and when that has gone
+/// back, exactly the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_replicas_with_leases_admit_the_limit_less_what_they_hold_and_in_the_end_all_of_it() {
+    /// What each may hold.
+    const MAX: u64 = 50;
+
+    let redis = RedisServer::start();
+    let fleet = Fleet::start(4, &redis.url()).await;
+    for key in ["leased", "leased budget"] {
+        for (value, cost) in [("ones", 1), ("sevens", 7)] {
+            // One after the other first, so that leases come before the limit is reached.
+            let mut let_in = 0;
+            for client in fleet.clients.iter().cycle().take(exactly(cost) / 2) {
+                let asked = request("fleet", [descriptor(&[(key, value)], Some(cost))]);
+                let_in += usize::from(admitted(&ask(client, asked).await));
+            }
+            assert_eq!(let_in, exactly(cost) / 2, "{key} {value}");
+            let_in += fleet.admitted(FEWER, (key, value), cost).await;
+            assert!(let_in <= exactly(cost), "{key} {value}: {let_in}");
+            let least = (LIMIT - 4 * MAX) / cost;
+            assert!(
+                let_in >= usize::try_from(least).unwrap(),
+                "{key} {value}: {let_in}"
+            );
+
+            // What is held goes back when it has ended, and whoever asks has it.
+            let until = tokio::time::Instant::now() + PATIENCE;
+            while let_in < exactly(cost) {
+                assert!(
+                    tokio::time::Instant::now() < until,
+                    "{key} {value}: {let_in}"
+                );
+                let_in += fleet.admitted(CONNECTIONS, (key, value), cost).await;
+            }
+            assert_eq!(let_in, exactly(cost), "{key} {value}");
+            fleet.all_refuse(key, value, cost).await;
+        }
+    }
+    let mut granted = 0;
+    for replica in &fleet.replicas {
+        let page = http::send(replica.http, "GET", "/metrics", b"").await.body;
+        granted += metric(&page, "tollgate_lease_grants_total");
+    }
+    assert!(granted > 0, "no lease was used");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 //! A fresh store on a clock that the test moves, and short words for what is asked of it.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tollgate::store::{
     RecordedCharge, Redis, Store, Verdict, redis::Options,
 };
 
+use super::leasing::{self, Events};
 use crate::support::redis::RedisServer;
 
 /// Where the clocks of all tests begin: a midnight, so that every window begins there too.
@@ -42,6 +44,8 @@ pub(super) struct Fixture {
     pub(super) store: Store,
     pub(super) clock: ManualClock,
     redis: Option<(Arc<RedisServer>, Options)>,
+    /// Set where every charge has a lease that may have one.
+    leases: Option<Events>,
 }
 
 impl Fixture {
@@ -51,6 +55,7 @@ impl Fixture {
             store: Store::Memory(Memory::new(Clock::Manual(clock.clone()))),
             clock,
             redis: None,
+            leases: None,
         }
     }
 
@@ -75,6 +80,75 @@ impl Fixture {
             store: Store::Redis(Redis::start(options.clone()).unwrap()),
             clock,
             redis: Some((server, options)),
+            leases: None,
+        }
+    }
+
+    /// One in which every charge has a lease that may have one, asked for again right after it.
+    pub(super) fn leased() -> Self {
+        Self::leased_with(|_| ())
+    }
+
+    pub(super) fn leased_with(change: impl FnOnce(&mut Options)) -> Self {
+        let events = Events::default();
+        let listener = events.listener();
+        let fixture = Self::redis_with(|options| {
+            options.on_lease = Some(listener);
+            change(options);
+        });
+        Self {
+            leases: Some(events),
+            ..fixture
+        }
+    }
+
+    /// What happened to the leases; `None` where nothing has any.
+    pub(super) fn leases(&self) -> Option<&Events> {
+        self.leases.as_ref()
+    }
+
+    /// How many requests were let in by leases; `None` where nothing has any.
+    pub(super) fn granted(&self) -> Option<u64> {
+        self.leases.as_ref().map(Events::granted)
+    }
+
+    /// What may be told of a bucket of which so much is spent: what this replica holds of it counts
+    /// where Redis is asked.
+    pub(super) fn told(&self, limit: &Limit, spent: u64) -> RangeInclusive<u64> {
+        let terms = leasing::most(limit).filter(|_| self.leases.is_some());
+        spent..=spent + terms.map_or(0, |terms| terms.max)
+    }
+
+    /// Waits until no lease is on its way.
+    pub(super) async fn renewals_end(&self) {
+        if let Some(events) = &self.leases {
+            let mark = leasing::renewals_end(&self.store, events).await;
+            self.forget(&[mark]);
+        }
+    }
+
+    /// Has the replica take leases of the buckets of a request, if it may and there is enough in
+    /// them, as if it were asked for more.
+    pub(super) async fn ask_ahead(&self, asked: &Admission) {
+        let all = asked.charges.iter().all(|charge| charge.lease.is_some());
+        if let Some(events) = &self.leases
+            && all
+            && leasing::may_be_leased(asked)
+        {
+            let needed = leasing::ask_ahead(&self.store, events, &asked.charges).await;
+            self.forget(&needed);
+        }
+    }
+
+    /// Forgets buckets that only the fixture needed.
+    fn forget(&self, names: &[String]) {
+        if let Some((server, options)) = &self.redis {
+            let mut command = ::redis::cmd("HDEL");
+            command.arg(format!("{}buckets", options.prefix));
+            for name in names {
+                command.arg(key(name).as_bytes());
+            }
+            server.ask::<()>(&command);
         }
     }
 
@@ -151,12 +225,21 @@ impl Fixture {
         mode: Mode,
         hold: Option<Hold>,
     ) -> Decision {
-        let asked = Admission {
+        let mut asked = Admission {
             mode,
             hold,
             ..admission(charges)
         };
-        self.store.admit(asked).await.unwrap()
+        if self.leases.is_some() {
+            for charge in &mut asked.charges {
+                *charge = leasing::with_lease(*charge);
+            }
+        }
+        let decision = self.store.admit(asked.clone()).await.unwrap();
+        if decision.verdict == Verdict::Admitted {
+            self.ask_ahead(&asked).await;
+        }
+        decision
     }
 
     /// Ends the reservation `id`; `fallback` is charged where it is not known.
@@ -336,6 +419,20 @@ pub(super) fn held(
 /// What a decision says about each charge: whether it fitted and what is spent after it.
 pub(super) fn outcome(decision: &Decision) -> (Verdict, Vec<(bool, u64)>) {
     (decision.verdict, spent_of(&decision.readings))
+}
+
+/// Fails unless each charge fitted or not, as expected, and what is told of its bucket is in the range
+/// that [`Fixture::told`] gives.
+pub(super) fn assert_told<const N: usize>(
+    readings: &[Reading],
+    expected: &[(bool, RangeInclusive<u64>); N],
+) {
+    let told = spent_of(readings);
+    let as_expected = |((fits, spent), (fitted, range)): (&(bool, u64), &(bool, _))| {
+        fits == fitted && RangeInclusive::contains(range, spent)
+    };
+    let all = told.iter().zip(expected).all(as_expected);
+    assert!(all && told.len() == N, "{told:?}, expected {expected:?}");
 }
 
 /// Whether each charge fitted and what was spent after it.

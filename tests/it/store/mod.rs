@@ -6,6 +6,7 @@
 
 mod conformance;
 mod fixture;
+mod leasing;
 mod memory;
 mod model;
 mod redis;

@@ -246,6 +246,12 @@ async fn many_charges_are_one_decision(store: Fixture) {
     let decision = store.charge(all(400)).await;
     assert_eq!(decision.verdict, Verdict::Refused);
     let fitting = decision.readings.iter().filter(|reading| reading.fits);
-    assert_eq!(fitting.count(), 699);
-    assert_eq!(store.spent("0", limit).await, 600);
+    let fitting = fitting.count();
+    assert!(!decision.readings[699].fits);
+    // The others do not fit either where the replica holds some of them, if Redis was asked since:
+    // that does not go back for a request that would be refused all the same.
+    assert!(fitting == 699 || store.leases().is_some(), "{fitting}");
+    let told = store.told(&limit, 600);
+    assert!(told.contains(&store.spent("0", limit).await));
+    assert!(store.admits("0", limit, 400).await);
 }

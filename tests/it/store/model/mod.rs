@@ -3,6 +3,7 @@
 mod arithmetic;
 mod histories;
 mod history;
+mod leased;
 mod naive;
 mod never_over;
 mod run;

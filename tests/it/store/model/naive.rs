@@ -284,7 +284,8 @@ impl Naive {
             .collect()
     }
 
-    fn take(&mut self, bucket: usize, limit: &Limit, cost: i128) {
+    /// Takes from a bucket, whether there is room or not.
+    pub(super) fn take(&mut self, bucket: usize, limit: &Limit, cost: i128) {
         let mut taken = self.bucket(bucket, limit);
         taken.spent = (taken.spent + cost).clamp(0, BOTTOM);
         if taken.spent == 0 {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use tollgate::limit::{
-    self, Effect, Formula, HeldCharge, Limit, MissingUsage, Mode, Settlement, Timestamp, Usage,
-    Weight,
+    self, Effect, Formula, HeldCharge, LeaseTerms, Limit, MissingUsage, Mode, Rate, Settlement,
+    Timestamp, Usage, Weight,
 };
 use tollgate::store::{
     Admission, Charge, EndResult, Ending, Hold, HoldKey, Readings, Record, RecordedCharge, Verdict,
@@ -15,7 +15,8 @@ use tollgate::store::{
 
 use super::history::{BUCKETS, Charged, History, Operation};
 use super::naive::{Asked, Bucket, End, Held, Meaning, Naive, Told};
-use crate::store::fixture::{Fixture, START, key};
+use crate::store::fixture::{self, Fixture, START, admission, key, token_bucket};
+use crate::store::leasing::{may_be_leased, with_lease};
 use crate::support::tasks::in_order;
 
 /// The name of a bucket of a case: no other case has it.
@@ -31,6 +32,7 @@ pub(super) struct Run<'a> {
     naive: Naive,
     batches: usize,
     refusals_remembered: bool,
+    leases_beside: bool,
 }
 
 enum Request {
@@ -67,6 +69,16 @@ impl<'a> Run<'a> {
             naive,
             batches: 0,
             refusals_remembered: false,
+            leases_beside: false,
+        }
+    }
+
+    /// For a store with leases: each operation goes together with some that are let in by a lease of
+    /// another bucket. What may not be granted by a lease has one all the same.
+    pub(super) fn with_leases_beside(self) -> Self {
+        Self {
+            leases_beside: true,
+            ..self
         }
     }
 
@@ -93,8 +105,10 @@ impl<'a> Run<'a> {
                 // Within one call a bucket refills once, by the first limit that it is held to.
                 // So what goes by an outdated limit goes alone.
                 let alone = match operation {
-                    Operation::Admit { .. } => self.refusals_remembered,
-                    Operation::End { id, .. } => self.naive.is_outdated(*id, &self.limits),
+                    Operation::Admit { .. } => self.refusals_remembered || self.leases_beside,
+                    Operation::End { id, .. } => {
+                        self.leases_beside || self.naive.is_outdated(*id, &self.limits)
+                    }
                 };
                 if alone {
                     self.send(&mut batch).await?;
@@ -134,11 +148,24 @@ impl<'a> Run<'a> {
         expected.sort_by_key(|(index, _)| *index);
         let store = self.fixture;
         let requests = batch.drain(..).map(|operation| self.request(operation));
-        let answers = in_order(requests.map(|request| answer(store, request))).await;
+        let beside = self.beside().map(Request::Admit);
+        let all = requests.chain(beside);
+        let answers = in_order(all.map(|request| answer(store, request))).await;
         for (answer, (_, expected)) in answers.into_iter().zip(expected) {
             self.compare(&answer, &expected)?;
         }
+        if self.leases_beside && self.batches.is_multiple_of(4) {
+            store.renewals_end().await;
+        }
         Ok(())
+    }
+
+    /// What is asked beside an operation: as much as makes a lease worth while.
+    fn beside(&self) -> impl Iterator<Item = Admission> + use<> {
+        let limit = token_bucket(1, Rate::MAX_PERIOD, 10_000);
+        let asked = with_lease(fixture::charge(&format!("beside {}", self.case), limit, 1));
+        let times = if self.leases_beside { 5 } else { 0 };
+        (0..times).map(move |_| admission([asked]))
     }
 
     /// In which order the operations of one call are done: plain charges by bucket, then the rest.
@@ -244,12 +271,22 @@ impl<'a> Run<'a> {
                         charges: recorded.collect(),
                     },
                 });
-                Request::Admit(Admission {
+                let mut admission = Admission {
                     charges: asked.iter().map(|asked| self.charge(asked)).collect(),
                     mode: if *peek { Mode::Peek } else { Mode::Apply },
                     hold,
                     keep_when_late: false,
-                })
+                };
+                if self.leases_beside && !may_be_leased(&admission) {
+                    for charge in &mut admission.charges {
+                        // So long that a few requests would be enough to take one.
+                        charge.lease = Some(LeaseTerms {
+                            max: 1000,
+                            ttl: Rate::MAX_PERIOD,
+                        });
+                    }
+                }
+                Request::Admit(admission)
             }
             Operation::End { id, end, fallback } => Request::End(Ending {
                 key: self.hold_key(*id),

@@ -1,16 +1,17 @@
 //! Leases on a real Redis: several replicas, one limit, a clock that the test moves.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tollgate::limit::{LeaseTerms, Limit, Mode, Rate};
-use tollgate::store::{Admission, Charge, LeaseEvent, Store, Verdict};
+use tollgate::store::{Admission, Charge, Store, Verdict};
 
 use super::eventually;
 use crate::store::fixture::{
     Fixture, MINUTE, admission, charge, fixed_window, request, reservation, token_bucket,
 };
+use crate::store::leasing::Events;
 use crate::support::redis::RedisServer;
 use crate::support::tasks::in_order;
 
@@ -39,33 +40,11 @@ fn leased(name: &str, limit: Limit, cost: i64) -> Charge {
     }
 }
 
-/// What happened to the leases of a store.
-#[derive(Clone, Debug, Default)]
-struct Events(Arc<Mutex<Vec<LeaseEvent>>>);
-
-impl Events {
-    fn sum(&self, of: impl Fn(&LeaseEvent) -> u64) -> u64 {
-        self.0.lock().unwrap().iter().map(of).sum()
-    }
-
-    fn granted(&self) -> u64 {
-        self.sum(|event| u64::from(*event == LeaseEvent::Granted))
-    }
-
-    fn taken(&self) -> u64 {
-        self.sum(|event| match event {
-            LeaseEvent::Taken(hits) => *hits,
-            _ => 0,
-        })
-    }
-}
-
 /// A replica on the buckets of `fixture`.
 fn replica(fixture: &Fixture) -> (Store, Events) {
     let events = Events::default();
-    let told = events.clone();
     let store = fixture.another_client_with(|options| {
-        options.on_lease = Some(Arc::new(move |event| told.0.lock().unwrap().push(event)));
+        options.on_lease = Some(events.listener());
     });
     (store, events)
 }
@@ -195,9 +174,9 @@ async fn a_refusal_stands_when_asking_again_fails() {
     let events = Events::default();
     let armed = Arc::new(AtomicBool::new(false));
     let store = fixture.another_client_with(|options| {
-        let (told, armed) = (events.clone(), Arc::clone(&armed));
+        let armed = Arc::clone(&armed);
         options.deadline = Duration::from_secs(1);
-        options.on_lease = Some(Arc::new(move |event| told.0.lock().unwrap().push(event)));
+        options.on_lease = Some(events.listener());
         options.on_call = Some(Arc::new(move |call| {
             // The answer is there, and nobody has heard of it yet.
             if call.operations > 3 && armed.swap(false, Ordering::Relaxed) {
@@ -241,9 +220,9 @@ async fn remembering(fixture: &Fixture) -> (Store, u64, Arc<AtomicU64>) {
     let events = Events::default();
     let refused = Arc::new(AtomicU64::new(0));
     let store = fixture.another_client_with(|options| {
-        let (told, refused) = (events.clone(), Arc::clone(&refused));
+        let refused = Arc::clone(&refused);
         options.refusal_memory = Duration::from_secs(10);
-        options.on_lease = Some(Arc::new(move |event| told.0.lock().unwrap().push(event)));
+        options.on_lease = Some(events.listener());
         options.on_local_refusal = Some(Arc::new(move || {
             refused.fetch_add(1, Ordering::Relaxed);
         }));
