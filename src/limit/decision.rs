@@ -3,7 +3,7 @@
 use super::{Bucket, Limit, Timestamp, WhenOver};
 
 /// A cost applied to one bucket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Charge {
     /// What the bucket is held to.
     pub limit: Limit,

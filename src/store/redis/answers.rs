@@ -1,10 +1,12 @@
 //! The answers to a call of the script, out of the string that it returns.
 
+use smallvec::SmallVec;
+
 use super::call::Places;
 use super::codec::{Malformed, Reader};
 use super::record;
 use super::script::{Answer, Operation};
-use crate::limit::{Bucket, Effect, Limit, Reading, Timestamp};
+use crate::limit::{self, Bucket, Limit, Reading, Timestamp};
 use crate::store::{Admission, Charges, Decision, EndResult, Ended, Readings, Verdict};
 
 /// Reads the answers to `operations`, in their order.
@@ -16,9 +18,13 @@ pub(super) fn read(
     let mut reader = Reader::new(bytes);
     let now = Timestamp::from_micros(reader.number()?);
     let mut plain: Vec<Option<Decision>> = operations.iter().map(|_| None).collect();
-    for index in &places.0 {
-        if let Some(Operation::Admit(admission)) = operations.get(*index) {
-            plain[*index] = Some(read_plain(&mut reader, admission, now)?);
+    let mut found = Bucket::default();
+    for place in &places.0 {
+        if place.first {
+            found = read_state(&mut reader)?;
+        }
+        if let Some(Operation::Admit(admission)) = operations.get(place.operation) {
+            plain[place.operation] = Some(decide_again(&mut found, admission, now));
         }
     }
     operations
@@ -50,29 +56,56 @@ pub(super) fn read(
         .collect()
 }
 
-/// Reads the answer to a plain charge: whether it fits says whether it was refused.
-fn read_plain(
-    reader: &mut Reader<'_>,
-    admission: &Admission,
-    now: Timestamp,
-) -> Result<Decision, Malformed> {
-    let readings = read_readings(reader, limits_of(&admission.charges), now)?;
-    let refused = admission
+/// Reads a bucket as the script found it.
+fn read_state(reader: &mut Reader<'_>) -> Result<Bucket, Malformed> {
+    let bucket = Bucket {
+        spent: reader.number()?,
+        fraction: reader.number()?,
+        at: Timestamp::from_micros(reader.number()?),
+    };
+    // Until when it is remembered.
+    reader.bytes(8)?;
+    Ok(bucket)
+}
+
+/// What the script decided over a plain charge: the same arithmetic comes to the same.
+fn decide_again(bucket: &mut Bucket, admission: &Admission, now: Timestamp) -> Decision {
+    let charges: SmallVec<[limit::Charge; 1]> = admission
         .charges
         .iter()
-        .zip(&readings)
-        .any(|(charge, reading)| {
-            !reading.fits && matches!(charge.charge.effect, Effect::Enforce | Effect::Quota)
-        });
-    Ok(Decision {
-        verdict: if refused {
-            Verdict::Refused
-        } else {
-            Verdict::Admitted
+        .map(|charge| charge.charge)
+        .collect();
+    let mut readings = Vec::with_capacity(1);
+    let verdict = limit::decide(
+        &charges,
+        &[0],
+        std::slice::from_mut(bucket),
+        now,
+        admission.mode,
+        &mut readings,
+    );
+    let told = charges.iter().zip(readings);
+    Decision {
+        verdict: match verdict {
+            limit::Verdict::Admitted => Verdict::Admitted,
+            limit::Verdict::Refused => Verdict::Refused,
         },
         now,
-        readings,
-    })
+        readings: told
+            .map(|(charge, reading)| Reading {
+                bucket: Bucket {
+                    at: told_at(&charge.limit, now),
+                    ..reading.bucket
+                },
+                ..reading
+            })
+            .collect(),
+    }
+}
+
+/// The time that a reading's state is of.
+fn told_at(limit: &Limit, now: Timestamp) -> Timestamp {
+    limit.window(now).map_or(now, |window| window.start)
 }
 
 fn read_ended(
@@ -126,13 +159,12 @@ fn read_readings<'a>(
             let fraction = reader.number()?;
             let fits = spent >= 0;
             let spent = if fits { spent } else { -1 - spent }.cast_unsigned();
-            let at = limit.window(now).map_or(now, |window| window.start);
             Ok(Reading {
                 fits,
                 bucket: Bucket {
                     spent,
                     fraction,
-                    at,
+                    at: told_at(limit, now),
                 },
             })
         })

@@ -18,13 +18,14 @@ pub(super) const MAX_KEYS: usize = 3000;
 /// A call being put together. Reused from call to call, so that its tables keep their memory.
 ///
 /// Admissions of one charge that leave no reservation are most of what a busy service asks, and
-/// have a part of the call to themselves, sorted by bucket: the script does with a few calculations
-/// what it needs tables for elsewhere.
+/// have a part of the call to themselves, sorted by what they charge and then by bucket: the script
+/// does with a few calculations what it needs tables for elsewhere, and what many have in common is
+/// told once.
 #[derive(Debug, Default)]
 pub(super) struct Call {
     plain: Vec<PlainCharge>,
+    plain_kinds: HashMap<limit::Charge, PlainKind, foldhash::quality::RandomState>,
     plain_buckets: HashMap<BucketKey, PlainBucket, foldhash::quality::RandomState>,
-    plain_names: Vec<BucketKey>,
     plain_bytes: Vec<u8>,
     operations: usize,
     buckets: HashMap<BucketKey, usize, foldhash::quality::RandomState>,
@@ -39,27 +40,77 @@ pub(super) struct Call {
 #[derive(Debug)]
 struct PlainCharge {
     bucket: PlainBucket,
+    kind: PlainKind,
     operation: usize,
+    key: BucketKey,
     charge: limit::Charge,
 }
 
+/// All plain charges that differ in their bucket only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct PlainBucket {
-    slot: usize,
+struct PlainKind {
+    index: usize,
     limit: usize,
 }
 
-/// Where in the answer to a call each operation's is: the plain ones, in the order in which they
-/// are answered. All others follow, in their own order.
+/// A bucket of the plain part. Sorted by the kind of its first charge, so that buckets with the same
+/// stand together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct PlainBucket {
+    kind: PlainKind,
+    slot: usize,
+}
+
+/// Charges of one kind: so many on each of so many buckets.
+#[derive(Clone, Copy, Debug)]
+struct Group<'c> {
+    charge: &'c PlainCharge,
+    buckets: usize,
+    times: usize,
+    /// It goes on with the last bucket of the group before it.
+    goes_on: bool,
+    /// The next group goes on with its bucket.
+    more: bool,
+}
+
+/// Where in the answer to a call each operation's is: first the plain ones, bucket by bucket. All
+/// others follow, in their own order.
 #[derive(Debug, Default)]
-pub(super) struct Places(pub(super) Vec<usize>);
+pub(super) struct Places(pub(super) Vec<Place>);
+
+/// A plain operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Which.
+    pub(super) operation: usize,
+    /// Whether it is the first on its bucket.
+    pub(super) first: bool,
+}
+
+impl Group<'_> {
+    /// Whether `next` is the same on another bucket.
+    fn takes(&self, next: &Group<'_>) -> bool {
+        let alone = |group: &Group<'_>| !group.goes_on && !group.more;
+        let same = |group: &Group<'_>| (group.charge.kind, group.times);
+        alone(self) && alone(next) && same(self) == same(next)
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        put_count(out, self.charge.kind.limit);
+        put_count(out, self.buckets);
+        put_count(out, self.times);
+        let more = if self.more { 128 } else { 0 };
+        out.push(effect_byte(self.charge.charge.effect) | more);
+        put_amounts(out, &self.charge.charge);
+    }
+}
 
 impl Call {
     /// Empties it.
     pub(super) fn clear(&mut self) {
         self.plain.clear();
+        self.plain_kinds.clear();
         self.plain_buckets.clear();
-        self.plain_names.clear();
         self.plain_bytes.clear();
         self.operations = 0;
         self.buckets.clear();
@@ -108,7 +159,7 @@ impl Call {
         }
 
         let mut header = Vec::with_capacity(self.limit_bytes.len() + 6);
-        put_count(&mut header, self.plain_names.len());
+        put_count(&mut header, self.plain_buckets.len());
         put_count(&mut header, self.bucket_names.len());
         put_count(&mut header, self.limits.len());
         header.extend_from_slice(&self.limit_bytes);
@@ -119,44 +170,85 @@ impl Call {
             Some(time) => argument(time.as_micros().to_string().as_bytes()),
             None => argument(b""),
         }
-        for key in self.plain_names.iter().chain(&self.bucket_names) {
-            argument(key.as_bytes());
-        }
+        let plain = self.plain.iter().zip(&places.0);
+        let plain = plain.filter(|(_, place)| place.first);
+        let plain = plain.map(|(charge, _)| &charge.key);
+        let names: Vec<u8> = plain
+            .chain(&self.bucket_names)
+            .flat_map(BucketKey::as_bytes)
+            .copied()
+            .collect();
+        argument(&names);
         places
     }
 
-    /// Writes the plain charges, bucket by bucket.
+    /// Writes the plain charges, in groups.
     fn sort_plain(&mut self) -> Places {
         self.plain.sort_by_key(|charge| charge.bucket);
+        let mut places = Vec::with_capacity(self.plain.len());
+        let mut last: Option<Group<'_>> = None;
         for bucket in self.plain.chunk_by(|one, next| one.bucket == next.bucket) {
-            let Some(first) = bucket.first() else {
-                continue;
-            };
-            put_count(&mut self.plain_bytes, first.bucket.limit);
-            put_count(&mut self.plain_bytes, bucket.len());
-            for charge in bucket {
-                self.plain_bytes.push(effect_byte(charge.charge.effect));
-                put_amounts(&mut self.plain_bytes, &charge.charge);
+            places.extend(bucket.iter().enumerate().map(|(index, charge)| Place {
+                operation: charge.operation,
+                first: index == 0,
+            }));
+            let mut runs = bucket
+                .chunk_by(|one, next| one.kind == next.kind)
+                .peekable();
+            let mut goes_on = false;
+            while let Some(run) = runs.next() {
+                let Some(charge) = run.first() else {
+                    continue;
+                };
+                let group = Group {
+                    charge,
+                    buckets: 1,
+                    times: run.len(),
+                    goes_on,
+                    more: runs.peek().is_some(),
+                };
+                goes_on = true;
+                match &mut last {
+                    Some(last) if last.takes(&group) => last.buckets += 1,
+                    last => {
+                        if let Some(done) = last.replace(group) {
+                            done.write(&mut self.plain_bytes);
+                        }
+                    }
+                }
             }
         }
-        Places(self.plain.iter().map(|charge| charge.operation).collect())
+        if let Some(done) = last {
+            done.write(&mut self.plain_bytes);
+        }
+        Places(places)
     }
 
     /// Adds a plain charge, unless its bucket is held to another limit in this call: then it needs
     /// more care.
     fn push_plain(&mut self, operation: usize, charge: &Charge) -> bool {
-        let limit = self.limit_slot(charge.charge.limit);
-        let names = &mut self.plain_names;
-        let bucket = *self.plain_buckets.entry(charge.key).or_insert_with(|| {
-            names.push(charge.key);
-            let slot = names.len();
-            PlainBucket { slot, limit }
-        });
-        let same = bucket.limit == limit;
+        let kind = if let Some(kind) = self.plain_kinds.get(&charge.charge) {
+            *kind
+        } else {
+            let kind = PlainKind {
+                index: self.plain_kinds.len(),
+                limit: self.limit_slot(charge.charge.limit),
+            };
+            self.plain_kinds.insert(charge.charge, kind);
+            kind
+        };
+        let slot = self.plain_buckets.len();
+        let bucket = *self
+            .plain_buckets
+            .entry(charge.key)
+            .or_insert(PlainBucket { kind, slot });
+        let same = bucket.kind.limit == kind.limit;
         if same {
             self.plain.push(PlainCharge {
                 bucket,
+                kind,
                 operation,
+                key: charge.key,
                 charge: charge.charge,
             });
         }

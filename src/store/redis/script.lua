@@ -5,14 +5,15 @@
 -- KEYS[2]          the hash that counts open reservations
 -- KEYS[3 .. ]      reservations, each once
 -- ARGV[1]          P and B; the distinct limits
--- ARGV[2]          the plain charges, bucket by bucket
+-- ARGV[2]          the plain charges, in groups
 -- ARGV[3]          the other operations
 -- ARGV[4]          the time in microseconds; empty: this server's
--- ARGV[5 .. 4+P]   buckets of plain charges, each once
--- ARGV[ .. 4+P+B]  buckets of the other operations, each once; a bucket may be in both parts
+-- ARGV[5]          the buckets, 16 bytes each: P of plain charges, B of the other operations. Each
+--                  once in its part; it may be in both
 --
--- Returns one string: the time, then each operation's answer, plain ones first. Numbers are
--- little-endian doubles, all of them integers below 2^53, so that every sum is exact.
+-- Returns one string: the time, what was found of each bucket of plain charges, and the other
+-- operations' answers. Numbers are little-endian doubles, all of them integers below 2^53, so that
+-- every sum is exact.
 --
 -- What costs here is each redis.call, then every table and closure that is made. So all buckets of
 -- a part are read by one call and written by one, and what plain charges do not need is made when
@@ -24,6 +25,8 @@ local MAX_SPENT = 4000000000000000
 -- The longest a bucket is remembered after its last charge, even with a debt at a rate of nearly
 -- nothing.
 local CENTURY = 3155760000000000
+-- What is told of a bucket that is not known.
+local NEVER_SEEN = string.rep('\0', 32)
 
 local now = tonumber(ARGV[4])
 if not now then
@@ -164,61 +167,82 @@ local function write_all()
   in_slices('HDEL', forgotten, dropped)
 end
 
-local answer = { pack('<d', now) }
-local told = 1
+local answer, told = { pack('<d', now) }, 1
 
--- Plain charges: one to an operation, applied, with no reservation. By bucket: limit, how many; of
--- each the effect (0 enforce, 1 quota, 2 record, 3 shadow), amount and threshold. Whether the
--- operation was refused follows from whether its charge fits.
+-- The names of `count` buckets from the `first` on; after them a number that nobody needs.
+local function names_of(first, count)
+  return { unpack_struct(string.rep('c16', count), ARGV[5], first * 16 + 1) }
+end
+
+-- Plain charges: one to an operation, applied, with no reservation, in groups: limit, so many
+-- buckets, of each so many charges, their effect (0 enforce, 1 quota, 2 record, 3 shadow; + 128: the
+-- next group goes on with the last bucket), amount and threshold.
+--
+-- What each came to is not told. The caller can say it from the state that was found: it has the
+-- same arithmetic.
 if plain_count > 0 then
-  local values = call('HMGET', buckets, unpack(ARGV, 5, 4 + plain_count))
-  local charges, position = ARGV[2], 1
-  for i = 1, plain_count do
-    local spent, fraction, at, lives = 0, 0, 0, 0
-    local value = values[i]
-    if value and #value == 32 then
-      spent, fraction, at, lives = unpack_struct('<dddd', value)
-    end
-    local l, count, effect, amount, threshold
-    l, count, effect, amount, threshold, position = unpack_struct('<HHBdd', charges, position)
+  local names = names_of(0, plain_count)
+  local values = call('HMGET', buckets, unpack(names, 1, plain_count))
+  local groups, position = ARGV[2], 1
+  local i, goes_on = 0, false
+  local value, spent, fraction, at, lives, dirty
+  while position <= #groups do
+    local l, count, times, effect, amount, threshold
+    l, count, times, effect, amount, threshold, position =
+      unpack_struct('<HHHBdd', groups, position)
     local limit = limits[l]
     local flags, n, d = limit[1], limit[2], limit[3]
-    -- What `refilled` and `write` do, for a token bucket that is in use: nearly all are, and a call of
-    -- a function costs as much as the calculation.
-    local parts = (now - at) * n + fraction
-    if flags % 2 == 0 and at < now and spent > 0 and parts < EXACT and fraction < d then
-      local back = floor(parts / d)
-      if back < spent then
-        spent, fraction = spent - back, parts - back * d
-      else
-        spent, fraction = 0, 0
+    local windows, over = flags % 2 == 1, flags % 4 >= 2
+    local more = effect >= 128
+    if more then effect = effect - 128 end
+    for _ = 1, count do
+      if not goes_on then
+        i = i + 1
+        value, dirty = values[i], false
+        if value and #value == 32 then
+          spent, fraction, at, lives = unpack_struct('<dddd', value)
+        else
+          spent, fraction, at, lives = 0, 0, 0, 0
+          values[i] = NEVER_SEEN
+        end
+        -- What `refilled` and `write` do, for a token bucket that is in use: nearly all are, and a
+        -- call of a function costs as much as the calculation.
+        local parts = (now - at) * n + fraction
+        if not windows and at < now and spent > 0 and parts < EXACT and fraction < d then
+          local back = floor(parts / d)
+          if back < spent then
+            spent, fraction = spent - back, parts - back * d
+          else
+            spent, fraction = 0, 0
+          end
+          at = now
+        else
+          spent, fraction, at = refilled(spent, fraction, at, limit)
+        end
       end
-      at = now
-    else
-      spent, fraction, at = refilled(spent, fraction, at, limit)
-    end
-    local over, dirty = flags % 4 >= 2, false
-    for c = 1, count do
-      if c > 1 then effect, amount, threshold, position = unpack_struct('<Bdd', charges, position) end
-      local fits = effect == 2 or spent <= threshold
-      if fits or over then
-        spent, fraction = charged(spent, fraction, amount)
-        dirty = true
-      elseif effect == 3 then
-        dirty = true
+      for _ = 1, times do
+        if over or effect == 2 or spent <= threshold then
+          spent, dirty = spent + amount, true
+          if spent <= 0 or spent > MAX_SPENT then spent, fraction = charged(spent, fraction, 0) end
+        elseif effect == 3 then
+          dirty = true
+        end
       end
-      told = told + 1
-      answer[told] = pack('<dd', fits and spent or -spent - 1, fraction)
+      if not more then
+        if dirty and spent > 0 and not windows and now + spent * d / n <= lives then
+          written[put + 1] = names[i]
+          put = put + 2
+          written[put] = pack('<dddd', spent, fraction, at, lives)
+        else
+          write(names[i], spent, fraction, at, lives, limit, not dirty and value)
+        end
+      end
     end
-    if dirty and spent > 0 and flags % 2 == 0 and now + spent * d / n <= lives then
-      written[put + 1] = ARGV[4 + i]
-      put = put + 2
-      written[put] = pack('<dddd', spent, fraction, at, lives)
-    else
-      write(ARGV[4 + i], spent, fraction, at, lives, limit, not dirty and value)
-    end
+    goes_on = more
   end
   write_all()
+  told = 2
+  answer[told] = table.concat(values, '', 1, plain_count)
 end
 
 local operations = ARGV[3]
@@ -246,9 +270,9 @@ local function load(i, key, value)
 end
 
 if bucket_count > 0 then
-  local first = 5 + plain_count
-  local values = call('HMGET', buckets, unpack(ARGV, first, first + bucket_count - 1))
-  for i = 1, bucket_count do load(i, ARGV[first + i - 1], values[i]) end
+  local names = names_of(plain_count, bucket_count)
+  local values = call('HMGET', buckets, unpack(names, 1, bucket_count))
+  for i = 1, bucket_count do load(i, names[i], values[i]) end
 end
 
 -- The bucket of a reservation, which need not be among ARGV.
