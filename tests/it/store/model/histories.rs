@@ -88,7 +88,7 @@ fn what_is_refused_without_redis_the_model_refuses_too() {
     assert!(refused > 30, "only {refused} were refused without Redis");
 }
 
-pub(super) fn config(cases: u32) -> ProptestConfig {
+pub(in crate::store) fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
         source_file: Some(file!()),
         ..ProptestConfig::with_cases(cases)

@@ -1,7 +1,7 @@
 //! The stores and a naive model agree, to the last bit, over random histories.
 
 mod arithmetic;
-mod histories;
+pub(super) mod histories;
 mod history;
 mod leased;
 mod naive;

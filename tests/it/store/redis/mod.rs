@@ -6,6 +6,7 @@ mod connection;
 mod keys;
 mod late;
 mod leases;
+mod plain;
 mod refusals;
 
 use std::future::Future;

@@ -1,0 +1,124 @@
+//! Plain charges: the script tells what it found of a bucket, and the store says what that came to.
+//! So what is told and what is stored are calculated in two places, and have to agree.
+
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tollgate::limit::{Effect, Limit, Mode, Rate, WhenOver};
+use tollgate::store::{Charge, Decision};
+
+use super::Calls;
+use crate::store::fixture::{
+    Fixture, START, Vary as _, admission, charge, fixed_window, token_bucket,
+};
+use crate::store::model::histories::config;
+use crate::support::tasks::in_order;
+
+const BUCKETS: usize = 4;
+
+/// What buckets are held to, in turns.
+fn limits() -> [Limit; BUCKETS] {
+    [
+        token_bucket(7, Duration::from_secs(3), 20),
+        Limit {
+            when_over: WhenOver::Charge,
+            ..token_bucket(1000, Duration::from_millis(999), 30)
+        },
+        fixed_window(25, Duration::from_secs(2)),
+        // A refill whose products no double holds.
+        token_bucket(999_999_999_999_937, Rate::MAX_PERIOD, 1_000_000),
+    ]
+}
+
+#[derive(Clone, Debug)]
+struct Asked {
+    bucket: usize,
+    amount: i64,
+    effect: Effect,
+}
+
+impl Asked {
+    fn charge(&self, case: usize, turn: usize) -> Charge {
+        charge_on(self.bucket, self.amount, case, turn).with(self.effect)
+    }
+}
+
+fn charge_on(bucket: usize, amount: i64, case: usize, turn: usize) -> Charge {
+    let limit = limits()[(bucket + turn) % BUCKETS];
+    charge(&format!("{case}/{bucket}"), limit, amount)
+}
+
+fn asked() -> impl Strategy<Value = Asked> {
+    let effect = prop_oneof![
+        6 => Just(Effect::Enforce),
+        1 => Just(Effect::Quota),
+        1 => Just(Effect::Record),
+        1 => Just(Effect::Shadow),
+    ];
+    let amount = prop_oneof![6 => Just(1_i64), 3 => 2..9_i64, 1 => -9..1_i64, 1 => Just(i64::MAX)];
+    (0..BUCKETS, amount, effect).prop_map(|(bucket, amount, effect)| Asked {
+        bucket,
+        amount,
+        effect,
+    })
+}
+
+/// What was told, but for the time that a state is of: Redis does not tell it.
+fn timeless(mut decision: Decision) -> Decision {
+    for reading in &mut decision.readings {
+        reading.bucket.at = START;
+    }
+    decision
+}
+
+/// What is stored of all buckets.
+async fn stored(fixture: &Fixture, case: usize, turn: usize) -> Decision {
+    let looks = (0..BUCKETS).map(|bucket| charge_on(bucket, 0, case, turn).recorded());
+    timeless(fixture.admit(looks, Mode::Peek, None).await)
+}
+
+#[test]
+fn what_is_told_is_what_is_stored() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut calls = Calls::default();
+    let redis = runtime.block_on(async {
+        Fixture::redis_with(|options| {
+            options.refusal_memory = Duration::ZERO;
+            calls = Calls::of(options);
+        })
+    });
+    let memory = Fixture::memory();
+    let case = std::cell::Cell::new(0);
+    let round = (vec(asked(), 1..40), 0..BUCKETS, 0..3_000_000_u64);
+    let rounds = vec(round, 1..8);
+    proptest!(config(150), |(rounds in rounds)| {
+        case.set(case.get() + 1);
+        let case = case.get();
+        runtime.block_on(async {
+            redis.clock.set(START);
+            memory.clock.set(START);
+            for (asked, turn, micros) in rounds {
+                let before = calls.operations().len();
+                let asks = asked.iter().map(|asked| {
+                    redis.store.admit(admission([asked.charge(case, turn)]))
+                });
+                let told = in_order(asks).await;
+                prop_assert_eq!(&calls.operations()[before..], &[asked.len()]);
+                for (asked, told) in asked.iter().zip(told) {
+                    let asks = admission([asked.charge(case, turn)]);
+                    let expected = memory.store.admit(asks).await.unwrap();
+                    prop_assert_eq!(timeless(told.unwrap()), timeless(expected), "{:?}", asked);
+                }
+                let expected = stored(&memory, case, turn).await;
+                prop_assert_eq!(stored(&redis, case, turn).await, expected);
+                redis.clock.advance(Duration::from_micros(micros));
+                memory.clock.advance(Duration::from_micros(micros));
+            }
+            Ok(())
+        })?;
+    });
+}
