@@ -37,9 +37,9 @@ pub(crate) fn config(shape: &Shape) -> Result<String> {
     } else {
         ""
     };
-    let limit = |name: &str, cost: &str| {
+    let limit = |name: &str, cost: &str, rate: usize| {
         format!(
-            "      - {{ name: {name}, rate: 1000/year, burst: {burst}, cost: {cost}, \
+            "      - {{ name: {name}, rate: {rate}/year, burst: {burst}, cost: {cost}, \
              on_store_error: deny{lease} }}\n"
         )
     };
@@ -48,25 +48,33 @@ pub(crate) fn config(shape: &Shape) -> Result<String> {
     } else {
         "hits"
     };
-    let mut limits = limit("tokens", cost);
-    if shape.limits != Limits::One {
-        limits += &limit("requests", "requests");
-    }
-    if shape.limits == Limits::Six {
-        for number in 2..4 {
-            limits += &limit(&format!("tokens-{number}"), cost);
-            limits += &limit(&format!("requests-{number}"), "requests");
+    // Each rule has limits of its own: those that say the same would be one.
+    let limits = |rule: usize| {
+        let rate = 1000 + rule;
+        let mut limits = limit("tokens", cost, rate);
+        if shape.limits != Limits::One {
+            limits += &limit("requests", "requests", rate);
         }
-    }
-    let mut config =
-        format!("domain: {DOMAIN}\ndescriptors:\n  - key: tenant\n    limits:\n{limits}");
+        if shape.limits == Limits::Six {
+            for number in 2..4 {
+                limits += &limit(&format!("tokens-{number}"), cost, rate);
+                limits += &limit(&format!("requests-{number}"), "requests", rate);
+            }
+        }
+        limits
+    };
+    let mut config = format!(
+        "domain: {DOMAIN}\ndescriptors:\n  - key: tenant\n    limits:\n{}",
+        limits(0)
+    );
     if shape.limits == Limits::Four {
-        write!(config, "  - key: deployment\n    limits:\n{limits}")?;
+        write!(config, "  - key: deployment\n    limits:\n{}", limits(0))?;
     }
     for number in 0..shape.rules - 1 {
         write!(
             config,
-            "  - key: tenant\n    value: t{number}\n    limits:\n{limits}"
+            "  - key: tenant\n    value: t{number}\n    limits:\n{}",
+            limits(number + 1)
         )?;
     }
     Ok(config)
