@@ -16,6 +16,7 @@
 //! clock, which measures how long ago something was. Whoever calls says what they are.
 
 mod demand;
+mod idle;
 mod part;
 mod used;
 
@@ -24,6 +25,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use self::demand::Demand;
+use self::idle::Idle;
 use self::part::{Part, ticks};
 use self::used::Used;
 use super::{Algorithm, Bucket, Charge, Effect, Limit, Timestamp};
@@ -31,7 +33,8 @@ use super::{Algorithm, Bucket, Charge, Effect, Limit, Timestamp};
 /// What a limit says about its leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseTerms {
-    /// The most that one replica may hold of one bucket, in what the limit counts.
+    /// The most that one replica may hold of one bucket, in what the limit counts; with what it
+    /// dropped and may still lie there.
     pub max: u64,
     /// How long a debit may be granted from. What is left by then goes back.
     pub ttl: Duration,
@@ -109,6 +112,7 @@ pub struct Lease {
     parts: SmallVec<[Part; 2]>,
     /// What sank, and was not told yet.
     sunk: u64,
+    idle: Idle,
     seen: Option<Seen>,
     used: Used,
     demand: Demand,
@@ -134,6 +138,7 @@ impl Lease {
             terms,
             parts: SmallVec::new(),
             sunk: 0,
+            idle: Idle::default(),
             seen: None,
             used: Used::new(now),
             demand: Demand::new(now),
@@ -201,9 +206,11 @@ impl Lease {
                 continue;
             }
             // What sank is granted no more: it would be granted twice, here and after the refill.
-            self.sunk = self
-                .sunk
-                .saturating_add(part.left.saturating_sub(grantable));
+            let sunk = part.left.saturating_sub(grantable);
+            if sunk > 0 {
+                self.sunk = self.sunk.saturating_add(sunk);
+                self.idle.add(sunk, part.gone_by(&self.limit), now);
+            }
             let taken = grantable.min(missing);
             part.left = grantable.saturating_sub(taken);
             missing = missing.saturating_sub(taken);
@@ -265,8 +272,14 @@ impl Lease {
         let (_, bucket) = self.reading(now)?;
         let level = u64::try_from(bucket.level(&self.limit)).unwrap_or(0);
         let share = level.saturating_sub(usable).checked_div(SHARE_OF_LEVEL);
-        // What is held beside it counts too, until it has gone back.
-        let room = self.terms.max.saturating_sub(self.held());
+        // What is held beside it counts too, until it has gone back; and what was dropped, until the
+        // refill has come to it.
+        let idle = self.idle.at_most(now);
+        let room = self
+            .terms
+            .max
+            .saturating_sub(self.held())
+            .saturating_sub(idle);
         let want = wanted
             .saturating_sub(usable)
             .min(share.unwrap_or(0))
@@ -332,11 +345,12 @@ impl Lease {
         self.asking
     }
 
-    /// Whether nothing is held, nothing under way, and nobody asked lately.
+    /// Whether nothing is held, nothing lies there, nothing is under way, and nobody asked lately.
     pub fn is_idle(&mut self, now: Tick) -> bool {
         !self.asking
             && self.parts.is_empty()
             && self.sunk == 0
+            && self.idle.at_most(now) == 0
             && self.demand.in_half(now, self.terms.ttl) == 0
     }
 
@@ -360,6 +374,7 @@ impl Lease {
             returned.refund = returned.refund.saturating_add(refund);
             let dropped = part.left.saturating_sub(refund);
             returned.dropped = returned.dropped.saturating_add(dropped);
+            self.idle.add(dropped, part.gone_by(&self.limit), now);
             let bearable = part.bearable(&self.limit, now);
             lies_there = lies_there.saturating_add(bearable.saturating_sub(refund));
             false

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::{Algorithm, Limit};
+use super::super::{Algorithm, Bucket, Limit};
 use super::{LeaseTerms, Seen, TRAVEL, Tick};
 
 /// What is left of one debit.
@@ -60,6 +60,23 @@ impl Part {
     pub(super) fn bearable(&self, limit: &Limit, now: Tick) -> u64 {
         let refilled = most_refilled(limit, self.seen.fraction, now.since(self.seen.sent));
         self.left.min(self.seen.spent.saturating_sub(refilled))
+    }
+
+    /// When the refill has taken it, at the latest, and all that lies below it.
+    pub(super) fn gone_by(&self, limit: &Limit) -> Tick {
+        let refilled_in = match limit.window(self.seen.now) {
+            Some(window) => self.seen.now.until(window.end),
+            None => Bucket {
+                spent: self.seen.spent,
+                fraction: self.seen.fraction,
+                at: self.seen.now,
+            }
+            .until_full(limit, self.seen.now)
+            .unwrap_or(Duration::MAX),
+        };
+        // It was charged after it was sent, by what a call may take.
+        let after = stretched(ticks(refilled_in)).saturating_add(ticks(TRAVEL));
+        Tick(self.seen.sent.0.saturating_add(after))
     }
 
     /// Whether what is sent now arrives before its window ends.

@@ -188,3 +188,55 @@ fn a_reading_tells_what_is_left_for_this_replica() {
     let (now, bucket) = lease.reading(at(SECOND)).unwrap();
     assert_eq!((now, bucket.spent), (seen(SECOND, 0).now, 404));
 }
+
+/// What it would take next, were it asked for a thousand.
+fn wanted(lease: &Lease, now: u64) -> Option<u64> {
+    let mut lease = lease.clone();
+    lease.ask(1000, at(now));
+    lease.wants(1, at(now))
+}
+
+#[test]
+fn what_was_dropped_counts_until_the_refill_has_come_to_it() {
+    let mut lease = Lease::new(limit(1000), terms(20), at(0));
+    lease.taken(12, seen(0, 500));
+    // Not enough is known to lie there for it to go back.
+    let returned = lease.expire(at(2 * SECOND));
+    assert_eq!(
+        (returned.refund, returned.dropped, lease.held()),
+        (0, 12, 0)
+    );
+    // Five seconds for what was spent, and three for the call.
+    let gone = part::stretched(5 * SECOND) + 3 * SECOND;
+    assert_eq!(wanted(&lease, gone - 1), Some(8));
+    assert!(!lease.is_idle(at(gone - 1)));
+    assert_eq!(wanted(&lease, gone), Some(20));
+    assert!(lease.is_idle(at(gone)));
+}
+
+#[test]
+fn what_is_dropped_while_other_things_lie_there_counts_as_long_as_they_do() {
+    let mut lease = Lease::new(limit(1000), terms(20), at(0));
+    lease.taken(3, seen(0, 100));
+    lease.taken(4, seen(SECOND, 400));
+    assert_eq!(lease.expire(at(2 * SECOND)).dropped, 3);
+    assert_eq!(wanted(&lease, 2 * SECOND), Some(13));
+    assert_eq!(lease.expire(at(3 * SECOND)).dropped, 4);
+    let gone = SECOND + part::stretched(4 * SECOND) + 3 * SECOND;
+    assert_eq!(wanted(&lease, gone - 1), Some(13));
+    assert_eq!(wanted(&lease, gone), Some(20));
+}
+
+#[test]
+fn what_a_window_held_is_gone_when_it_ends() {
+    let mut limit = limit(1000);
+    limit.algorithm = Algorithm::FixedWindow;
+    limit.rate = Rate::new(1000, Duration::from_secs(10)).unwrap();
+    let mut lease = Lease::new(limit, terms(20), at(0));
+    // The window ends in ten seconds; in its last three nothing goes back.
+    lease.taken(12, seen(6 * SECOND, 500));
+    assert_eq!(lease.expire(at(8 * SECOND)).dropped, 12);
+    let gone = 6 * SECOND + part::stretched(4 * SECOND) + 3 * SECOND;
+    assert_eq!(wanted(&lease, gone - 1), Some(8));
+    assert_eq!(wanted(&lease, gone), Some(20));
+}
