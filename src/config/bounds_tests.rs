@@ -76,6 +76,22 @@ fn a_hundred_thousand_descriptors_load() {
 }
 
 #[test]
+fn fifty_thousand_limits_that_differ_in_nothing_but_their_headroom_load() {
+    let mut text = "domain: d\ndescriptors:\n".to_owned();
+    for number in 0..50_000 {
+        writeln!(
+            text,
+            "  - key: tenant
+    value: t{number}
+    limits: [{{ name: l, rate: 100k/minute, priority: {{ low: {number} }} }}]"
+        )
+        .unwrap();
+    }
+    let domain = parse(&text, "f").unwrap();
+    assert_eq!(domain.limits.len(), 50_000);
+}
+
+#[test]
 fn a_file_that_is_too_long_is_not_looked_at() {
     let said = messages(&" ".repeat(MAX_BYTES + 1));
     assert_eq!(

@@ -1,6 +1,6 @@
 //! Whole files to a domain.
 
-use crate::rules::{AnswerStyle, BodyStyle, Domain, HeaderStyle};
+use crate::rules::{AnswerStyle, BodyStyle, Domain, HeaderStyle, Limits};
 
 use super::cost::Costs;
 use super::error::{Complaint, ConfigError, Findings, Position};
@@ -67,6 +67,7 @@ impl Document<'_> {
 /// The domain that `documents`, which all name it, are together.
 pub(super) fn compile(documents: &[Document<'_>]) -> Result<Compiled, Vec<ConfigError>> {
     let mut domain = Domain::default();
+    let mut limits = Limits::default();
     let mut seen = Seen::new();
     let mut answer = None;
     let mut has_limits = false;
@@ -83,7 +84,7 @@ pub(super) fn compile(documents: &[Document<'_>]) -> Result<Compiled, Vec<Config
             }
             name.unwrap_or_default().clone_into(&mut domain.name);
             read_answer(&root, &mut answer, &mut findings);
-            has_limits |= read_rules(&root, &mut domain, &mut seen, &mut findings);
+            has_limits |= read_rules(&root, &mut domain, &mut limits, &mut seen, &mut findings);
         }
         findings.errors.sort_by_key(|error| error.position);
         errors.append(&mut findings.errors);
@@ -92,6 +93,7 @@ pub(super) fn compile(documents: &[Document<'_>]) -> Result<Compiled, Vec<Config
     if !errors.is_empty() {
         return Err(errors);
     }
+    domain.limits = limits.into_distinct();
     let (headers, body) = answer.map_or((None, None), |(_, style)| style);
     let usual = if has_limits {
         vec![HeaderStyle::RetryAfter]
@@ -110,6 +112,7 @@ pub(super) fn compile(documents: &[Document<'_>]) -> Result<Compiled, Vec<Config
 fn read_rules(
     root: &Fields<'_, '_>,
     domain: &mut Domain,
+    limits: &mut Limits,
     seen: &mut Seen,
     findings: &mut Findings<'_>,
 ) -> bool {
@@ -133,19 +136,17 @@ fn read_rules(
     let Some(node) = root.get("descriptors") else {
         return false;
     };
-    let mut known = std::mem::take(&mut domain.limits);
     let mut descriptors = Descriptors {
         findings,
         costs: &mut costs,
         defaults: &defaults,
         tiers: &mut tiers,
         domain: &name,
-        known: &mut known,
+        limits,
         has_limits: false,
     };
     descriptors.root(node, domain, seen);
     let has_limits = descriptors.has_limits;
-    domain.limits = known;
     costs.warn_unused(findings);
     tiers.warn_unused(findings);
     has_limits

@@ -89,7 +89,7 @@ pub fn show(name: &str, figures: &[(String, String)]) -> Result<String, Vec<Conf
     let mut text = String::new();
     let mut source = None;
     line(&mut text, format_args!("{name}"));
-    for limit in compiled.domain.limits.iter() {
+    for limit in &compiled.domain.limits {
         line(&mut text, format_args!("  {}", Described(limit)));
         source = limit
             .origin

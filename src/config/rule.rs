@@ -26,7 +26,7 @@ pub(super) struct Descriptors<'c, 'f> {
     pub(super) tiers: &'c mut Tiers,
     pub(super) domain: &'c str,
     /// The limits that the domain has by now.
-    pub(super) known: &'c mut Limits,
+    pub(super) limits: &'c mut Limits,
     /// Whether the file has any limits of our grammar.
     pub(super) has_limits: bool,
 }
@@ -210,7 +210,7 @@ impl Descriptors<'_, '_> {
             if let Some(budget) = &mut limit.budget {
                 self.watch(budget, identity, this, at);
             }
-            limits.push(self.known.add(limit));
+            limits.push(self.limits.add(limit));
         }
         limits
     }

@@ -15,9 +15,9 @@ use super::{Budget, CALENDAR_MONTH, Calendar, CalendarWindows, Estimate, Identit
 pub struct LimitIndex(pub usize);
 
 /// One limit of a rule.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct ConfiguredLimit {
-    /// Its place in the domain's tables. Not a part of what it says.
+    /// Its place in the domain's tables.
     pub index: LimitIndex,
     /// The name as written; empty where a `rate_limit:` has none. What `replaces` names, and what
     /// goes to Envoy as `current_limit.name`.
@@ -85,6 +85,45 @@ pub enum OnStoreError {
 }
 
 impl ConfiguredLimit {
+    /// Whether `other` says the same, whatever its place.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let Self {
+            index: _,
+            name,
+            label,
+            identity,
+            terms,
+            calendar,
+            budget,
+            formula,
+            estimate,
+            stating,
+            effect,
+            replaces,
+            on_store_error,
+            missing_usage,
+            headroom,
+            lease,
+            origin,
+        } = self;
+        *identity == other.identity
+            && *terms == other.terms
+            && *label == other.label
+            && *name == other.name
+            && *calendar == other.calendar
+            && *budget == other.budget
+            && *formula == other.formula
+            && *estimate == other.estimate
+            && *stating == other.stating
+            && *effect == other.effect
+            && *replaces == other.replaces
+            && *on_store_error == other.on_store_error
+            && *missing_usage == other.missing_usage
+            && *headroom == other.headroom
+            && *lease == other.lease
+            && *origin == other.origin
+    }
+
     /// What has to stay free for a request of this class.
     pub fn headroom(&self, class: Option<&str>) -> u64 {
         let Some(class) = class else { return 0 };

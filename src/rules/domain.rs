@@ -13,7 +13,7 @@ use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
 use super::key::EntriesHash;
-use super::{AnswerStyle, BucketKey, ConfiguredLimit, Limits, Metadata, Pattern};
+use super::{AnswerStyle, BucketKey, ConfiguredLimit, Metadata, Pattern};
 
 /// A key and a value of a descriptor.
 pub type Entry<'a> = (&'a str, &'a str);
@@ -25,8 +25,8 @@ pub struct Domain {
     pub name: String,
     /// The first level of its rules.
     pub root: Level,
-    /// The limits that its rules have.
-    pub limits: Limits,
+    /// The limits that its rules have, by their [`super::LimitIndex`].
+    pub limits: Vec<Arc<ConfiguredLimit>>,
     /// How its answers are dressed.
     pub answer: AnswerStyle,
 }

@@ -52,7 +52,7 @@ impl Budgets {
     /// Those of `domain`.
     pub(super) fn of(domain: &Domain, metrics: &Metrics) -> Self {
         let mut budgets = Self::default();
-        for limit in domain.limits.iter() {
+        for limit in &domain.limits {
             if let Some(budget) = &limit.budget {
                 budgets.add(domain, limit, Budget::clone(budget), metrics);
             }
@@ -144,7 +144,7 @@ impl Service {
             let now = self.0.store.clock();
             let mut looks: Vec<(Charge, Ratio)> = Vec::new();
             if policy.budgets.gauges().next().is_some() {
-                for limit in policy.domain.limits.iter() {
+                for limit in &policy.domain.limits {
                     let bucket = limit.budget.as_ref().and_then(|budget| budget.bucket);
                     let gauge = policy.budgets.gauge(limit.index);
                     if let (Some(key), Some(gauge), Terms::Limited(terms)) =

@@ -84,28 +84,14 @@ fn decide_again(bucket: &mut Bucket, admission: &Admission, now: Timestamp) -> D
         admission.mode,
         &mut readings,
     );
-    let told = charges.iter().zip(readings);
     Decision {
         verdict: match verdict {
             limit::Verdict::Admitted => Verdict::Admitted,
             limit::Verdict::Refused => Verdict::Refused,
         },
         now,
-        readings: told
-            .map(|(charge, reading)| Reading {
-                bucket: Bucket {
-                    at: told_at(&charge.limit, now),
-                    ..reading.bucket
-                },
-                ..reading
-            })
-            .collect(),
+        readings: readings.into(),
     }
-}
-
-/// The time that a reading's state is of.
-fn told_at(limit: &Limit, now: Timestamp) -> Timestamp {
-    limit.window(now).map_or(now, |window| window.start)
 }
 
 fn read_ended(
@@ -164,7 +150,7 @@ fn read_readings<'a>(
                 bucket: Bucket {
                     spent,
                     fraction,
-                    at: told_at(limit, now),
+                    at: limit.window(now).map_or(now, |window| window.start),
                 },
             })
         })

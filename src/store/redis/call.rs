@@ -27,6 +27,7 @@ pub(super) struct Call {
     plain_kinds: HashMap<limit::Charge, PlainKind, foldhash::quality::RandomState>,
     plain_buckets: HashMap<BucketKey, PlainBucket, foldhash::quality::RandomState>,
     plain_bytes: Vec<u8>,
+    name_bytes: Vec<u8>,
     operations: usize,
     buckets: HashMap<BucketKey, usize, foldhash::quality::RandomState>,
     bucket_names: Vec<BucketKey>,
@@ -58,7 +59,7 @@ struct PlainKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct PlainBucket {
     kind: PlainKind,
-    slot: usize,
+    order: usize,
 }
 
 /// Charges of one kind: so many on each of so many buckets.
@@ -112,6 +113,7 @@ impl Call {
         self.plain_kinds.clear();
         self.plain_buckets.clear();
         self.plain_bytes.clear();
+        self.name_bytes.clear();
         self.operations = 0;
         self.buckets.clear();
         self.bucket_names.clear();
@@ -139,14 +141,14 @@ impl Call {
         }
     }
 
-    /// The keys and arguments, written through `argument`; first the number of keys.
+    /// The keys and arguments, written through `argument`; first the number of keys. Once for a call.
     pub(super) fn arguments(
         &mut self,
         prefix: &str,
         time: Option<Timestamp>,
         mut argument: impl FnMut(&[u8]),
     ) -> Places {
-        let places = self.sort_plain();
+        let places = self.write_plain();
         argument((self.hold_names.len() + 2).to_string().as_bytes());
         argument(buckets_key(prefix).as_bytes());
         argument(open_holds_key(prefix).as_bytes());
@@ -170,28 +172,29 @@ impl Call {
             Some(time) => argument(time.as_micros().to_string().as_bytes()),
             None => argument(b""),
         }
-        let plain = self.plain.iter().zip(&places.0);
-        let plain = plain.filter(|(_, place)| place.first);
-        let plain = plain.map(|(charge, _)| &charge.key);
-        let names: Vec<u8> = plain
-            .chain(&self.bucket_names)
-            .flat_map(BucketKey::as_bytes)
-            .copied()
-            .collect();
-        argument(&names);
+        for key in &self.bucket_names {
+            self.name_bytes.extend_from_slice(key.as_bytes());
+        }
+        argument(&self.name_bytes);
         places
     }
 
-    /// Writes the plain charges, in groups.
-    fn sort_plain(&mut self) -> Places {
+    /// Writes the plain charges, in groups, and the names of their buckets.
+    fn write_plain(&mut self) -> Places {
         self.plain.sort_by_key(|charge| charge.bucket);
         let mut places = Vec::with_capacity(self.plain.len());
         let mut last: Option<Group<'_>> = None;
         for bucket in self.plain.chunk_by(|one, next| one.bucket == next.bucket) {
-            places.extend(bucket.iter().enumerate().map(|(index, charge)| Place {
-                operation: charge.operation,
-                first: index == 0,
-            }));
+            for (index, charge) in bucket.iter().enumerate() {
+                let first = index == 0;
+                if first {
+                    self.name_bytes.extend_from_slice(charge.key.as_bytes());
+                }
+                places.push(Place {
+                    operation: charge.operation,
+                    first,
+                });
+            }
             let mut runs = bucket
                 .chunk_by(|one, next| one.kind == next.kind)
                 .peekable();
@@ -237,11 +240,11 @@ impl Call {
             self.plain_kinds.insert(charge.charge, kind);
             kind
         };
-        let slot = self.plain_buckets.len();
+        let order = self.plain_buckets.len();
         let bucket = *self
             .plain_buckets
             .entry(charge.key)
-            .or_insert(PlainBucket { kind, slot });
+            .or_insert(PlainBucket { kind, order });
         let same = bucket.kind.limit == kind.limit;
         if same {
             self.plain.push(PlainCharge {
@@ -378,4 +381,120 @@ fn put_amounts(out: &mut Vec<u8>, charge: &limit::Charge) {
 
 fn micros(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::limit::{Algorithm, Oversize, Rate, WhenOver, ZeroCost};
+
+    fn charge(bucket: u8, burst: u64, amount: i64) -> Charge {
+        let limit = Limit {
+            algorithm: Algorithm::TokenBucket,
+            rate: Rate::new(5, Duration::from_mins(1)).unwrap(),
+            burst,
+            when_over: WhenOver::Refuse,
+            oversize: Oversize::Refuse,
+            zero_cost: ZeroCost::NeedsRoom,
+        };
+        Charge {
+            key: BucketKey::from_bytes([bucket; 16]),
+            charge: limit::Charge {
+                limit,
+                amount,
+                threshold: limit.threshold(amount, 0),
+                effect: Effect::Enforce,
+            },
+            settles: false,
+            lease: None,
+        }
+    }
+
+    /// A group: buckets, times, whether the next goes on with it, and the amount.
+    type Told = (u16, u16, bool, f64);
+
+    /// The groups, the buckets named, and the places of the operations.
+    fn called(asked: &[Charge]) -> (Vec<Told>, Vec<u8>, Vec<(usize, bool)>) {
+        let mut call = Call::default();
+        for charge in asked {
+            call.push(&Operation::Admit(Admission {
+                charges: vec![*charge],
+                mode: Mode::Apply,
+                hold: None,
+                keep_when_late: false,
+            }));
+        }
+        let mut arguments = Vec::new();
+        let places = call.arguments("t:", None, |argument| arguments.push(argument.to_vec()));
+        // The number of keys, two keys; header, plain part, others, time, names.
+        let [_, _, _, _, plain, _, _, names] = arguments.as_slice() else {
+            panic!("{arguments:?}")
+        };
+        let groups = plain.chunks(23).map(|group| {
+            let count = |at: usize| u16::from_le_bytes([group[at], group[at + 1]]);
+            let amount = f64::from_le_bytes(group[7..15].try_into().unwrap());
+            (count(2), count(4), group[6] >= 128, amount)
+        });
+        let names = names.chunks(16).map(|name| name[0]).collect();
+        let places = places.0.iter().map(|place| (place.operation, place.first));
+        (groups.collect(), names, places.collect())
+    }
+
+    #[test]
+    fn what_many_buckets_have_in_common_is_told_once() {
+        let asked = [charge(1, 9, 3), charge(2, 9, 3), charge(3, 9, 3)];
+        let (groups, names, places) = called(&asked);
+        assert_eq!(groups, [(3, 1, false, 3.0)]);
+        assert_eq!(names, [1, 2, 3]);
+        assert_eq!(places, [(0, true), (1, true), (2, true)]);
+    }
+
+    #[test]
+    fn buckets_with_the_same_stand_together() {
+        let asked = [
+            charge(1, 9, 3),
+            charge(2, 9, 4),
+            charge(3, 9, 3),
+            charge(4, 9, 4),
+        ];
+        let (groups, names, places) = called(&asked);
+        assert_eq!(groups, [(2, 1, false, 3.0), (2, 1, false, 4.0)]);
+        assert_eq!(names, [1, 3, 2, 4]);
+        assert_eq!(places, [(0, true), (2, true), (1, true), (3, true)]);
+    }
+
+    #[test]
+    fn charges_of_one_bucket_keep_their_order() {
+        let asked = [
+            charge(1, 9, 3),
+            charge(1, 9, 3),
+            charge(1, 9, 4),
+            charge(2, 9, 3),
+            charge(1, 9, 3),
+        ];
+        let (groups, names, places) = called(&asked);
+        assert_eq!(
+            groups,
+            [
+                (1, 2, true, 3.0),
+                (1, 1, true, 4.0),
+                (1, 1, false, 3.0),
+                // Not one with the group before, which goes on with another bucket.
+                (1, 1, false, 3.0),
+            ]
+        );
+        assert_eq!(names, [1, 2]);
+        let expected = [(0, true), (1, false), (2, false), (4, false), (3, true)];
+        assert_eq!(places, expected);
+    }
+
+    #[test]
+    fn a_bucket_that_is_held_to_two_limits_is_in_both_parts() {
+        let (groups, names, places) = called(&[charge(1, 9, 3), charge(1, 8, 3)]);
+        assert_eq!(groups, [(1, 1, false, 3.0)]);
+        assert_eq!(names, [1, 1]);
+        assert_eq!(places, [(0, true)]);
+    }
 }

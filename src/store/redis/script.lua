@@ -84,7 +84,7 @@ local function refilled(spent, fraction, at, limit)
     return spent, fraction, at
   end
   if now <= at then return spent, fraction, at end
-  if spent == 0 then return 0, fraction, now end
+  if spent == 0 then return 0, 0, now end
   local n, d = limit[2], limit[3]
   if fraction >= d then fraction = d - 1 end
   local elapsed = now - at
@@ -176,7 +176,8 @@ end
 
 -- Plain charges: one to an operation, applied, with no reservation, in groups: limit, so many
 -- buckets, of each so many charges, their effect (0 enforce, 1 quota, 2 record, 3 shadow; + 128: the
--- next group goes on with the last bucket), amount and threshold.
+-- next group goes on with this one's bucket), amount and threshold. A group that goes on, or with
+-- which another one does, has one bucket.
 --
 -- What each came to is not told. The caller can say it from the state that was found: it has the
 -- same arithmetic.

@@ -161,12 +161,15 @@ fn insert(
     limits: Vec<ConfiguredLimit>,
     metadata: Option<Metadata>,
 ) {
+    let limits = limits.into_iter().map(|mut limit| {
+        limit.index = LimitIndex(domain.limits.len());
+        let limit = Arc::new(limit);
+        domain.limits.push(Arc::clone(&limit));
+        limit
+    });
     let rule = Rule {
         path: key.into(),
-        limits: limits
-            .into_iter()
-            .map(|limit| domain.limits.add(limit))
-            .collect(),
+        limits: limits.collect(),
         metadata: metadata.map(Box::new),
         ..Rule::default()
     };

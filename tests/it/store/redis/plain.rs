@@ -15,10 +15,13 @@ use crate::store::fixture::{
 use crate::store::model::histories::config;
 use crate::support::tasks::in_order;
 
-const BUCKETS: usize = 4;
+const BUCKETS: usize = 9;
+
+/// How many limits there are. Half of them are in use at a time.
+const LIMITS: usize = 4;
 
 /// What buckets are held to, in turns.
-fn limits() -> [Limit; BUCKETS] {
+fn limits() -> [Limit; LIMITS] {
     [
         token_bucket(7, Duration::from_secs(3), 20),
         Limit {
@@ -45,7 +48,7 @@ impl Asked {
 }
 
 fn charge_on(bucket: usize, amount: i64, case: usize, turn: usize) -> Charge {
-    let limit = limits()[(bucket + turn) % BUCKETS];
+    let limit = limits()[(bucket % (LIMITS / 2) + turn) % LIMITS];
     charge(&format!("{case}/{bucket}"), limit, amount)
 }
 
@@ -64,7 +67,8 @@ fn asked() -> impl Strategy<Value = Asked> {
     })
 }
 
-/// What was told, but for the time that a state is of: Redis does not tell it.
+/// What was told, but for the time that a state is of: one store may remember a full bucket that the
+/// other forgot.
 fn timeless(mut decision: Decision) -> Decision {
     for reading in &mut decision.readings {
         reading.bucket.at = START;
@@ -93,7 +97,7 @@ fn what_is_told_is_what_is_stored() {
     });
     let memory = Fixture::memory();
     let case = std::cell::Cell::new(0);
-    let round = (vec(asked(), 1..40), 0..BUCKETS, 0..3_000_000_u64);
+    let round = (vec(asked(), 1..40), 0..LIMITS, 0..3_000_000_u64);
     let rounds = vec(round, 1..8);
     proptest!(config(150), |(rounds in rounds)| {
         case.set(case.get() + 1);
