@@ -17,10 +17,10 @@ use crate::support::tasks::in_order;
 
 const BUCKETS: usize = 9;
 
-/// How many limits there are. Half of them are in use at a time.
+/// How many limits there are.
 const LIMITS: usize = 4;
 
-/// What buckets are held to, in turns.
+/// What buckets are held to, in turns: in each case half of them, each by many buckets.
 fn limits() -> [Limit; LIMITS] {
     [
         token_bucket(7, Duration::from_secs(3), 20),
@@ -97,15 +97,15 @@ fn what_is_told_is_what_is_stored() {
     });
     let memory = Fixture::memory();
     let case = std::cell::Cell::new(0);
-    let round = (vec(asked(), 1..40), 0..LIMITS, 0..3_000_000_u64);
-    let rounds = vec(round, 1..8);
-    proptest!(config(150), |(rounds in rounds)| {
+    let round = (vec(asked(), 1..40), 0..3_000_000_u64);
+    let cases = (vec(round, 1..8), 0..LIMITS);
+    proptest!(config(150), |((rounds, turn) in cases)| {
         case.set(case.get() + 1);
         let case = case.get();
         runtime.block_on(async {
             redis.clock.set(START);
             memory.clock.set(START);
-            for (asked, turn, micros) in rounds {
+            for (asked, micros) in rounds {
                 let before = calls.operations().len();
                 let asks = asked.iter().map(|asked| {
                     redis.store.admit(admission([asked.charge(case, turn)]))
