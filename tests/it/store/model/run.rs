@@ -150,9 +150,13 @@ impl<'a> Run<'a> {
         let requests = batch.drain(..).map(|operation| self.request(operation));
         let beside = self.beside().map(Request::Admit);
         let all = requests.chain(beside);
-        let answers = in_order(all.map(|request| answer(store, request))).await;
+        let mut answers = in_order(all.map(|request| answer(store, request))).await;
+        let beside = answers.split_off(expected.len());
         for (answer, (_, expected)) in answers.into_iter().zip(expected) {
             self.compare(&answer, &expected)?;
+        }
+        for answer in beside {
+            prop_assert_eq!(answer.outcome, "Admitted");
         }
         if self.leases_beside && self.batches.is_multiple_of(4) {
             store.renewals_end().await;
@@ -160,7 +164,8 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// What is asked beside an operation: as much as makes a lease worth while.
+    /// What is asked beside an operation: as much as makes a lease worth while, and of so much that
+    /// there is always enough for all operations of a history.
     fn beside(&self) -> impl Iterator<Item = Admission> + use<> {
         let limit = token_bucket(1, Rate::MAX_PERIOD, 10_000);
         let asked = with_lease(fixture::charge(&format!("beside {}", self.case), limit, 1));
