@@ -99,7 +99,7 @@ where
 
 /// Serves a connection until it ends; once `stopping`, it takes nothing new, and ends when what is
 /// under way is done.
-pub async fn finish<C>(connection: C, stopping: CancellationToken)
+pub async fn drive<C>(connection: C, stopping: CancellationToken)
 where
     C: GracefulConnection<Error: std::fmt::Display>,
 {

@@ -47,5 +47,5 @@ async fn connection(stream: TcpStream, router: Router, stopping: CancellationTok
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .serve_connection(TokioIo::new(stream), service);
-    connections::finish(connection, stopping).await;
+    connections::drive(connection, stopping).await;
 }

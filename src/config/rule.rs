@@ -4,8 +4,6 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use crate::rules::{BucketKey, Budget, ConfiguredLimit, Domain, Identity, Level, Limits, Rule};
 
 use super::cost::Costs;
@@ -139,7 +137,8 @@ impl Descriptors<'_, '_> {
         }
         let rule = Rule {
             path: this.path.into(),
-            limits,
+            // A few stand in the rule itself.
+            limits: limits.into_iter().collect(),
             children,
             shared_value: shared.then(|| value.into()),
             metadata: metadata.map(Box::new),
@@ -174,11 +173,7 @@ impl Descriptors<'_, '_> {
         );
     }
 
-    fn limits(
-        &mut self,
-        fields: &Fields<'_, '_>,
-        this: &Above,
-    ) -> SmallVec<[Arc<ConfiguredLimit>; 2]> {
+    fn limits(&mut self, fields: &Fields<'_, '_>, this: &Above) -> Vec<Arc<ConfiguredLimit>> {
         let mut surroundings = Surroundings {
             costs: &mut *self.costs,
             defaults: self.defaults,
@@ -198,7 +193,7 @@ impl Descriptors<'_, '_> {
                 found.push((written.node.at, limit));
             }
         }
-        let mut limits: SmallVec<[Arc<ConfiguredLimit>; 2]> = SmallVec::new();
+        let mut limits: Vec<Arc<ConfiguredLimit>> = Vec::new();
         for (at, mut limit) in found {
             if limits.iter().any(|other| other.label == limit.label) {
                 let label = &limit.label;

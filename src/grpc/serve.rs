@@ -98,7 +98,7 @@ async fn connection(stream: TcpStream, edge: Edge, stopping: CancellationToken) 
         .max_concurrent_streams(None)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service);
-    connections::finish(connection, stopping).await;
+    connections::drive(connection, stopping).await;
 }
 
 /// Waits until a client has sent its preface, or what is none: hyper says what is wrong with it.

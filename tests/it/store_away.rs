@@ -49,7 +49,7 @@ async fn scripts_that_redis_forgot_are_brought_back_unnoticed() {
 async fn a_redis_that_restarted_is_found_again() {
     let redis = RedisServer::start();
     let (config, store) = (config(CONFIG), format!("--store={}", redis.url()));
-    let tollgate = Tollgate::serve(&[&config.flag, &store, "--store-timeout=1s"]);
+    let tollgate = Tollgate::serve(&[&config.flag, &store, "--store-timeout=5s"]);
     let client = connect(&tollgate).await;
     until_decided(&client, "deny").await;
     // Nobody asked while it was away, and so nobody notices that it was.
