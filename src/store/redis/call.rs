@@ -25,7 +25,7 @@ pub(super) const MAX_KEYS: usize = 3000;
 pub(super) struct Call {
     plain: Vec<PlainCharge>,
     plain_kinds: HashMap<limit::Charge, PlainKind, foldhash::quality::RandomState>,
-    plain_buckets: HashMap<BucketKey, PlainBucket, foldhash::quality::RandomState>,
+    plain_buckets: HashMap<BucketKey, (PlainBucket, Limit), foldhash::quality::RandomState>,
     plain_bytes: Vec<u8>,
     name_bytes: Vec<u8>,
     operations: usize,
@@ -49,10 +49,7 @@ struct PlainCharge {
 
 /// All plain charges that differ in their bucket only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct PlainKind {
-    index: usize,
-    limit: usize,
-}
+struct PlainKind(usize);
 
 /// A bucket of the plain part. Sorted by the kind of its first charge, so that buckets with the same
 /// stand together.
@@ -97,7 +94,7 @@ impl Group<'_> {
     }
 
     fn write(&self, out: &mut Vec<u8>) {
-        put_count(out, self.charge.kind.limit);
+        put_limit(out, &self.charge.charge.limit);
         put_count(out, self.buckets);
         put_count(out, self.times);
         let more = if self.more { 128 } else { 0 };
@@ -230,22 +227,15 @@ impl Call {
     /// Adds a plain charge, unless its bucket is held to another limit in this call: then it needs
     /// more care.
     fn push_plain(&mut self, operation: usize, charge: &Charge) -> bool {
-        let kind = if let Some(kind) = self.plain_kinds.get(&charge.charge) {
-            *kind
-        } else {
-            let kind = PlainKind {
-                index: self.plain_kinds.len(),
-                limit: self.limit_slot(charge.charge.limit),
-            };
-            self.plain_kinds.insert(charge.charge, kind);
-            kind
-        };
+        let next = PlainKind(self.plain_kinds.len());
+        let kind = *self.plain_kinds.entry(charge.charge).or_insert(next);
+        let limit = charge.charge.limit;
         let order = self.plain_buckets.len();
-        let bucket = *self
+        let (bucket, held_to) = *self
             .plain_buckets
             .entry(charge.key)
-            .or_insert(PlainBucket { kind, order });
-        let same = bucket.kind.limit == kind.limit;
+            .or_insert((PlainBucket { kind, order }, limit));
+        let same = held_to == limit;
         if same {
             self.plain.push(PlainCharge {
                 bucket,
@@ -262,10 +252,7 @@ impl Call {
         let next = self.limits.len() + 1;
         let bytes = &mut self.limit_bytes;
         *self.limits.entry(limit).or_insert_with(|| {
-            bytes.push(record::limit_flags(&limit));
-            for number in record::limit_times(&limit) {
-                put_number(bytes, number);
-            }
+            put_limit(bytes, &limit);
             next
         })
     }
@@ -370,6 +357,14 @@ fn effect_byte(effect: Effect) -> u8 {
     }
 }
 
+/// Flags and times.
+fn put_limit(out: &mut Vec<u8>, limit: &Limit) {
+    out.push(record::limit_flags(limit));
+    for number in record::limit_times(limit) {
+        put_number(out, number);
+    }
+}
+
 /// Amount and threshold.
 fn put_amounts(out: &mut Vec<u8>, charge: &limit::Charge) {
     put_signed(out, charge.amount);
@@ -432,10 +427,10 @@ mod tests {
         let [_, _, _, _, plain, _, _, names] = arguments.as_slice() else {
             panic!("{arguments:?}")
         };
-        let groups = plain.chunks(23).map(|group| {
+        let groups = plain.chunks(46).map(|group| {
             let count = |at: usize| u16::from_le_bytes([group[at], group[at + 1]]);
-            let amount = f64::from_le_bytes(group[7..15].try_into().unwrap());
-            (count(2), count(4), group[6] >= 128, amount)
+            let amount = f64::from_le_bytes(group[30..38].try_into().unwrap());
+            (count(25), count(27), group[29] >= 128, amount)
         });
         let names = names.chunks(16).map(|name| name[0]).collect();
         let places = places.0.iter().map(|place| (place.operation, place.first));

@@ -4,7 +4,7 @@
 -- KEYS[1]          the hash of all buckets
 -- KEYS[2]          the hash that counts open reservations
 -- KEYS[3 .. ]      reservations, each once
--- ARGV[1]          P and B; the distinct limits
+-- ARGV[1]          P and B; the distinct limits of the other operations
 -- ARGV[2]          the plain charges, in groups
 -- ARGV[3]          the other operations
 -- ARGV[4]          the time in microseconds; empty: this server's
@@ -174,7 +174,7 @@ local function names_of(first, count)
   return { unpack_struct(string.rep('c16', count), ARGV[5], first * 16 + 1) }
 end
 
--- Plain charges: one to an operation, applied, with no reservation, in groups: limit, so many
+-- Plain charges: one to an operation, applied, with no reservation, in groups: a limit, so many
 -- buckets, of each so many charges, their effect (0 enforce, 1 quota, 2 record, 3 shadow; + 128: the
 -- next group goes on with this one's bucket), amount and threshold. A group that goes on, or with
 -- which another one does, has one bucket.
@@ -188,11 +188,10 @@ if plain_count > 0 then
   local i, goes_on = 0, false
   local value, spent, fraction, at, lives, dirty
   while position <= #groups do
-    local l, count, times, effect, amount, threshold
-    l, count, times, effect, amount, threshold, position =
-      unpack_struct('<HHHBdd', groups, position)
-    local limit = limits[l]
-    local flags, n, d = limit[1], limit[2], limit[3]
+    local flags, n, d, period, count, times, effect, amount, threshold
+    flags, n, d, period, count, times, effect, amount, threshold, position =
+      unpack_struct('<BdddHHBdd', groups, position)
+    local limit
     local windows, over = flags % 2 == 1, flags % 4 >= 2
     local more = effect >= 128
     if more then effect = effect - 128 end
@@ -218,6 +217,7 @@ if plain_count > 0 then
           end
           at = now
         else
+          limit = limit or { flags, n, d, period }
           spent, fraction, at = refilled(spent, fraction, at, limit)
         end
       end
@@ -235,6 +235,7 @@ if plain_count > 0 then
           put = put + 2
           written[put] = pack('<dddd', spent, fraction, at, lives)
         else
+          limit = limit or { flags, n, d, period }
           write(names[i], spent, fraction, at, lives, limit, not dirty and value)
         end
       end
