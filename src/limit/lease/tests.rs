@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+
 use super::super::{Algorithm, Limit, Oversize, Rate, Timestamp, WhenOver, ZeroCost};
 use super::*;
 
@@ -225,6 +228,31 @@ fn what_is_dropped_while_other_things_lie_there_counts_as_long_as_they_do() {
     let gone = SECOND + part::stretched(4 * SECOND) + 3 * SECOND;
     assert_eq!(wanted(&lease, gone - 1), Some(13));
     assert_eq!(wanted(&lease, gone), Some(20));
+}
+
+/// Nothing is granted or goes back here, so all that was taken lies in the pile until the refill has
+/// come to it: to what was spent after it was taken, however much others add on top.
+#[test]
+#[expect(clippy::arithmetic_side_effects, reason = "a minute, and a thousand")]
+fn what_lies_there_of_a_replica_is_never_more_than_it_may_hold() {
+    const MAX: u64 = 20;
+    proptest!(|(steps in vec((0..900_u64, 1..40_u64), 1..30))| {
+        let mut lease = Lease::new(limit(1000), terms(MAX), at(0));
+        let (mut now, mut lying) = (0, Vec::new());
+        for (spent, tenths) in steps {
+            lease.ask(1000, at(now));
+            lease.see(seen(now, spent), 0);
+            if let Some(want) = lease.wants(1, at(now)) {
+                lease.taken(want, seen(now, spent + want));
+                lying.push((want, now + (spent + want) * SECOND / 100));
+            }
+            lying.retain(|(_, gone)| now < *gone);
+            let sum: u64 = lying.iter().map(|(amount, _)| amount).sum();
+            prop_assert!(sum <= MAX, "{:?}", lying);
+            now += tenths * SECOND / 10;
+            prop_assert_eq!(lease.expire(at(now)).refund, 0);
+        }
+    });
 }
 
 #[test]

@@ -54,7 +54,6 @@ pub(super) struct Fleet<'f> {
     /// What happened to the leases of those that ended.
     happened: Happened,
     crashes: u64,
-    left: u64,
     taken: Vec<Taken>,
     /// Two buckets: [`LET_IN`] and [`WITH_DROPPED`].
     naive: Naive,
@@ -69,8 +68,6 @@ pub(super) struct Fleet<'f> {
 pub(super) struct Known {
     pub(super) happened: Happened,
     pub(super) crashes: u64,
-    /// How many left.
-    pub(super) left: u64,
     /// What Redis says is spent.
     pub(super) spent: u64,
     /// As [`LET_IN`].
@@ -93,7 +90,6 @@ impl<'f> Fleet<'f> {
             replicas: (0..replicas).map(|_| replica(fixture)).collect(),
             happened: Happened::default(),
             crashes: 0,
-            left: 0,
             taken: Vec::new(),
             naive: Naive::default(),
             dropped: 0,
@@ -122,7 +118,6 @@ impl<'f> Fleet<'f> {
                 }
                 Act::Leave(replica) => {
                     self.leave(replica).await;
-                    self.left += 1;
                     0
                 }
                 Act::Report(cost) => self.report(cost).await,
@@ -287,7 +282,6 @@ impl<'f> Fleet<'f> {
         Known {
             happened: living.fold(self.happened, Happened::and),
             crashes: self.crashes,
-            left: self.left,
             spent: self.fixture.spent(&self.name, self.limit).await,
             let_in: u64::try_from(self.naive.bucket(LET_IN, &self.limit).spent).unwrap(),
         }
