@@ -25,8 +25,9 @@ local MAX_SPENT = 4000000000000000
 -- The longest a bucket is remembered after its last charge, even with a debt at a rate of nearly
 -- nothing.
 local CENTURY = 3155760000000000
--- What is told of a bucket that is not known.
-local NEVER_SEEN = string.rep('\0', 32)
+-- A bucket is remembered for twice as long as it needs to be full, and this: the rate may be
+-- lowered before the next charge.
+local LONGER = 60000000
 
 local now = tonumber(ARGV[4])
 if not now then
@@ -34,14 +35,97 @@ if not now then
   now = time[1] * 1000000 + time[2]
 end
 
+local header, operations = ARGV[1], ARGV[3]
+local plain_count, bucket_count, limit_count, header_byte = unpack_struct('<HHH', header)
+
+local buckets = KEYS[1]
+-- Buckets to write, each followed by its state.
+local written, put = {}, 0
+
+-- Plain charges: one to an operation, applied, with no reservation, in groups: a limit, so many
+-- buckets, of each so many charges, their effect (0 enforce, 1 quota, 2 record, 3 shadow; + 128: the
+-- next group goes on with this one's bucket), amount and threshold. A group that goes on, or with
+-- which another one does, has one bucket.
+--
+-- What each came to is not told. The caller can say it from the state that was found: it has the
+-- same arithmetic.
+local names, found
+local groups = ARGV[2]
+-- Of the buckets that need care, where their group is.
+local careful = {}
+
+-- First what nearly all are: token buckets that let in all of a group's charges, or none. With these
+-- Redis spends its time, so they are decided without a function, in as few steps as there can be.
+if plain_count > 0 then
+  -- After the names comes a number that nobody needs.
+  names = { unpack_struct(string.rep('c16', plain_count), ARGV[5]) }
+  found = call('HMGET', buckets, unpack(names, 1, plain_count))
+  -- As a token bucket that is full.
+  local never_seen = pack('<dddd', 0, 0, now, 0)
+  local position, last, goes_on = 1, 0, false
+  while position <= #groups do
+    local flags, n, d, _, count, times, effect, amount, threshold, next_position =
+      unpack_struct('<BdddHHBdd', groups, position)
+    local first = last + 1
+    if not goes_on then last = last + count end
+    if goes_on then
+      -- The one before has its position.
+    elseif flags % 2 == 1 or effect >= 128 or amount <= 0 or threshold + amount > MAX_SPENT then
+      for i = first, last do careful[i] = position end
+    else
+      -- All are let in up to `most` spent. None is beyond the threshold, which leaves no trace
+      -- where a charge is either made or not.
+      local all = amount * times
+      local most = threshold + amount - all
+      local traceless = flags < 2 and effect < 2
+      local refill_time = d / n
+      for i = first, last do
+        local state = found[i]
+        if not state or #state ~= 32 then
+          state = never_seen
+          found[i] = state
+        end
+        local spent, fraction, at, lives = unpack_struct('<dddd', state)
+        local parts = (now - at) * n + fraction
+        local rest = parts % d
+        spent = spent - (parts - rest) / d
+        if at > now or parts >= EXACT or fraction >= d then
+          careful[i] = position
+        else
+          if spent <= 0 then spent, rest = 0, 0 end
+          if spent <= most then
+            spent = spent + all
+            local full_in = spent * refill_time
+            if now + full_in > lives then
+              if full_in > CENTURY then full_in = CENTURY end
+              lives = now + floor(full_in * 2) + LONGER
+            end
+            written[put + 1] = names[i]
+            put = put + 2
+            written[put] = pack('<dddd', spent, rest, now, lives)
+          elseif spent <= threshold or not traceless or now + spent * refill_time > lives then
+            careful[i] = position
+          end
+        end
+      end
+    end
+    goes_on = effect >= 128
+    position = next_position
+  end
+  if not next(careful) and operations == '' then
+    if put > 0 then call('HSET', buckets, unpack(written, 1, put)) end
+    found[0] = pack('<d', now)
+    return table.concat(found, '', 0, plain_count)
+  end
+end
+
 -- A limit: flags (1 = fixed window, 2 = charge when over, 64 = by a calendar), numerator,
 -- denominator, period; of a calendar window its start, its end, and the length of the next one.
-local header = ARGV[1]
-local plain_count, bucket_count, limit_count, at_byte = unpack_struct('<HHH', header)
 local limits = {}
 for l = 1, limit_count do
   local flags, numerator, denominator, period
-  flags, numerator, denominator, period, at_byte = unpack_struct('<Bddd', header, at_byte)
+  flags, numerator, denominator, period, header_byte =
+    unpack_struct('<Bddd', header, header_byte)
   limits[l] = { flags, numerator, denominator, period }
 end
 
@@ -114,9 +198,8 @@ local function charged(spent, fraction, amount)
   return spent, fraction
 end
 
--- Buckets to write, each followed by its state, and those to forget.
-local buckets = KEYS[1]
-local written, put, forgotten, dropped = {}, 0, {}, 0
+-- Buckets to forget.
+local forgotten, dropped = {}, 0
 
 -- Writes a bucket that was changed; one that was only looked at comes with what is `stored`.
 -- `lives` says until when it is remembered, zero that it is not.
@@ -139,8 +222,7 @@ local function write(name, spent, fraction, at, lives, limit, stored)
   if full_in > CENTURY then full_in = CENTURY end
   local state
   if now + full_in > lives then
-    -- Longer than needed, because the rate may be lowered before the next charge.
-    lives = now + floor(full_in * 2) + 60000000
+    lives = now + floor(full_in * 2) + LONGER
     -- One that was only looked at has to live longer where its rate was lowered; the refill counts
     -- again, by the rate of then.
     if stored then state = stored:sub(1, 24) .. pack('<d', lives) end
@@ -167,87 +249,46 @@ local function write_all()
   in_slices('HDEL', forgotten, dropped)
 end
 
-local answer, told = { pack('<d', now) }, 1
-
--- The names of `count` buckets from the `first` on; after them a number that nobody needs.
-local function names_of(first, count)
-  return { unpack_struct(string.rep('c16', count), ARGV[5], first * 16 + 1) }
+-- The plain charges that need care.
+local NEVER_SEEN = string.rep('\0', 32)
+local position, flags, n, d, period, times, effect, amount, threshold, next_position, _
+local function read_group(from)
+  position = from
+  flags, n, d, period, _, times, effect, amount, threshold, next_position =
+    unpack_struct('<BdddHHBdd', groups, from)
 end
-
--- Plain charges: one to an operation, applied, with no reservation, in groups: a limit, so many
--- buckets, of each so many charges, their effect (0 enforce, 1 quota, 2 record, 3 shadow; + 128: the
--- next group goes on with this one's bucket), amount and threshold. A group that goes on, or with
--- which another one does, has one bucket.
---
--- What each came to is not told. The caller can say it from the state that was found: it has the
--- same arithmetic.
-if plain_count > 0 then
-  local names = names_of(0, plain_count)
-  local values = call('HMGET', buckets, unpack(names, 1, plain_count))
-  local groups, position = ARGV[2], 1
-  local i, goes_on = 0, false
-  local value, spent, fraction, at, lives, dirty
-  while position <= #groups do
-    local flags, n, d, period, count, times, effect, amount, threshold
-    flags, n, d, period, count, times, effect, amount, threshold, position =
-      unpack_struct('<BdddHHBdd', groups, position)
-    local limit
-    local windows, over = flags % 2 == 1, flags % 4 >= 2
-    local more = effect >= 128
-    if more then effect = effect - 128 end
-    for _ = 1, count do
-      if not goes_on then
-        i = i + 1
-        value, dirty = values[i], false
-        if value and #value == 32 then
-          spent, fraction, at, lives = unpack_struct('<dddd', value)
-        else
-          spent, fraction, at, lives = 0, 0, 0, 0
-          values[i] = NEVER_SEEN
-        end
-        -- What `refilled` and `write` do, for a token bucket that is in use: nearly all are, and a
-        -- call of a function costs as much as the calculation.
-        local parts = (now - at) * n + fraction
-        if not windows and at < now and spent > 0 and parts < EXACT and fraction < d then
-          local back = floor(parts / d)
-          if back < spent then
-            spent, fraction = spent - back, parts - back * d
-          else
-            spent, fraction = 0, 0
-          end
-          at = now
-        else
-          limit = limit or { flags, n, d, period }
-          spent, fraction, at = refilled(spent, fraction, at, limit)
-        end
-      end
+for i = 1, plain_count do
+  if careful[i] then
+    if careful[i] ~= position then read_group(careful[i]) end
+    local limit, state, dirty = { flags, n, d, period }, found[i], false
+    if not state or #state ~= 32 then
+      state = NEVER_SEEN
+      found[i] = state
+    end
+    local spent, fraction, at, lives = unpack_struct('<dddd', state)
+    spent, fraction, at = refilled(spent, fraction, at, limit)
+    while true do
       for _ = 1, times do
-        if over or effect == 2 or spent <= threshold then
-          spent, dirty = spent + amount, true
-          if spent <= 0 or spent > MAX_SPENT then spent, fraction = charged(spent, fraction, 0) end
-        elseif effect == 3 then
+        if flags % 4 >= 2 or effect % 128 == 2 or spent <= threshold then
+          spent, fraction = charged(spent, fraction, amount)
+          dirty = true
+        elseif effect % 128 == 3 then
           dirty = true
         end
       end
-      if not more then
-        if dirty and spent > 0 and not windows and now + spent * d / n <= lives then
-          written[put + 1] = names[i]
-          put = put + 2
-          written[put] = pack('<dddd', spent, fraction, at, lives)
-        else
-          limit = limit or { flags, n, d, period }
-          write(names[i], spent, fraction, at, lives, limit, not dirty and value)
-        end
-      end
+      if effect < 128 then break end
+      read_group(next_position)
     end
-    goes_on = more
+    write(names[i], spent, fraction, at, lives, limit, not dirty and state)
   end
-  write_all()
-  told = 2
-  answer[told] = table.concat(values, '', 1, plain_count)
 end
 
-local operations = ARGV[3]
+local answer, told = { pack('<d', now) }, 1
+if plain_count > 0 then
+  write_all()
+  told = 2
+  answer[told] = table.concat(found, '', 1, plain_count)
+end
 if operations == '' then return table.concat(answer) end
 
 local function say(text)
@@ -272,7 +313,8 @@ local function load(i, key, value)
 end
 
 if bucket_count > 0 then
-  local names = names_of(plain_count, bucket_count)
+  local format = string.rep('c16', bucket_count)
+  local names = { unpack_struct(format, ARGV[5], plain_count * 16 + 1) }
   local values = call('HMGET', buckets, unpack(names, 1, bucket_count))
   for i = 1, bucket_count do load(i, names[i], values[i]) end
 end
