@@ -102,7 +102,7 @@ impl Estimates {
                 Estimate::Constant(amount)
             }
             Some(Mode::Learned) => {
-                Estimate::Learned(self.learning(defaults, terms, fields, findings))
+                Estimate::Learned(Box::new(self.learning(defaults, terms, fields, findings)))
             }
         };
         if !matches!(mode, Some(Mode::Learned)) {

@@ -152,7 +152,7 @@ fn tier(
         let idle = Complaint::new(format!("the tier '{name}' has no limits"));
         findings.error(node.at, idle.hint("give it limits, a preset, or both"));
     }
-    let mut labels: Vec<String> = Vec::new();
+    let mut labels: Vec<Arc<str>> = Vec::new();
     for limit in &limits {
         let Some(read) = limit::read(limit, surroundings, findings) else {
             continue;

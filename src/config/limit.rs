@@ -136,8 +136,8 @@ pub(super) fn read(
     let unlimited = findings.boolean_of(&fields, "unlimited").unwrap_or(false);
     let mut limit = ConfiguredLimit {
         index: LimitIndex::default(),
-        name: name.unwrap_or_default().to_owned(),
-        label: name.unwrap_or_default().to_owned(),
+        name: name.unwrap_or_default().into(),
+        label: name.unwrap_or_default().into(),
         identity: ConfiguredLimit::identity_of(
             surroundings.domain,
             name.unwrap_or_default(),
@@ -183,7 +183,7 @@ pub(super) fn read(
         algorithm,
         calendar.as_ref(),
     );
-    limit.calendar = calendar;
+    limit.calendar = calendar.map(Box::new);
     limit.budget = budget::read(&fields, &terms, findings).map(Box::new);
     limit.headroom = headroom(&fields, terms.burst, findings);
     limit.lease = lease::read(&fields, &limit, &terms, findings);

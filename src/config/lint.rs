@@ -182,7 +182,7 @@ impl<'n> Lint<'n> {
             return;
         }
         let limits = domain.limits.iter();
-        let names: HashSet<&str> = limits.map(|limit| limit.name.as_str()).collect();
+        let names: HashSet<&str> = limits.map(|limit| &*limit.name).collect();
         for (item, name, at, path) in std::mem::take(&mut self.replaced) {
             if !names.contains(name) {
                 let complaint = format!("replaces '{name}', but no limit is called that");

@@ -43,7 +43,7 @@ fn figures(name: &str) -> Vec<(String, u64, Algorithm)> {
     let limits = domain.limits.iter();
     limits
         .map(|limit| match limit.terms {
-            Terms::Limited(terms) => (limit.name.clone(), terms.rate.amount(), terms.algorithm),
+            Terms::Limited(terms) => (limit.name.to_string(), terms.rate.amount(), terms.algorithm),
             Terms::Unlimited => panic!("{name}"),
         })
         .collect()
@@ -52,7 +52,7 @@ fn figures(name: &str) -> Vec<(String, u64, Algorithm)> {
 fn formula(name: &str, limit: &str) -> Formula {
     let domain = preset(name);
     let limits = &domain.limits;
-    let found = limits.iter().find(|found| found.name == limit);
+    let found = limits.iter().find(|found| *found.name == *limit);
     found
         .unwrap_or_else(|| panic!("{name} has no {limit}"))
         .formula
@@ -277,7 +277,7 @@ fn what_admission_takes_is_the_providers_too() {
     ] {
         let domain = preset(name);
         let limits = &domain.limits;
-        let found = limits.iter().find(|found| found.name == limit).unwrap();
+        let found = limits.iter().find(|found| *found.name == *limit).unwrap();
         // A prompt of 1,000 tokens, and an answer of at most 64,000.
         let reserve = found.stating.reserve_output;
         let cost = reserve.cost(&found.formula, [1000, 0, 0, 64_000]);

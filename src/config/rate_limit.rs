@@ -76,16 +76,16 @@ pub(super) fn read(
     let label = printable(if name.is_empty() { rule_key } else { name });
     Some(ConfiguredLimit {
         index: LimitIndex::default(),
-        name: name.to_owned(),
+        name: name.into(),
         identity: ConfiguredLimit::identity_of(
             surroundings.domain,
             &label,
             algorithm,
             calendar.as_ref(),
         ),
-        label: label.into_owned(),
+        label: label.into(),
         terms,
-        calendar,
+        calendar: calendar.map(Box::new),
         budget: None,
         formula: Formula::HITS,
         estimate: Estimate::None,

@@ -87,11 +87,7 @@ fn the_built_in_domain_is_the_example() {
     assert_eq!(domain.name, "llm");
     assert_eq!(warnings(BUILTIN), [""; 0]);
     let acme = rule(&domain, "tenant=acme");
-    let names: Vec<&str> = acme
-        .limits
-        .iter()
-        .map(|limit| limit.name.as_str())
-        .collect();
+    let names: Vec<&str> = acme.limits.iter().map(|limit| &*limit.name).collect();
     assert_eq!(
         names,
         ["tenant-requests", "tenant-tokens", "tenant-daily-requests"]
@@ -123,11 +119,11 @@ descriptors:
     assert_eq!(their_terms.algorithm, Algorithm::FixedWindow);
     assert_eq!(their_terms.when_over, WhenOver::Charge);
     assert_eq!(their_terms.zero_cost, ZeroCost::PassesAtZero);
-    assert_eq!((theirs.name.as_str(), theirs.label.as_str()), ("", "k"));
+    assert_eq!((&*theirs.name, &*theirs.label), ("", "k"));
     assert_eq!(our_terms.algorithm, Algorithm::TokenBucket);
     assert_eq!(our_terms.when_over, WhenOver::Refuse);
     assert_eq!(our_terms.zero_cost, ZeroCost::NeedsRoom);
-    assert_eq!((ours.name.as_str(), ours.label.as_str()), ("l", "l"));
+    assert_eq!((&*ours.name, &*ours.label), ("l", "l"));
     assert_eq!(
         (theirs.index.0, ours.index.0, domain.limits.len()),
         (0, 1, 2)

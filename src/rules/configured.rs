@@ -21,15 +21,15 @@ pub struct ConfiguredLimit {
     pub index: LimitIndex,
     /// The name as written; empty where a `rate_limit:` has none. What `replaces` names, and what
     /// goes to Envoy as `current_limit.name`.
-    pub name: String,
+    pub name: Arc<str>,
     /// The name in metrics and logs: [`Self::name`], or the rule's path where that is empty.
-    pub label: String,
+    pub label: Arc<str>,
     /// What its buckets are keyed by, beside the entries.
     pub identity: Identity,
     /// The numbers, or none. Of windows that go by a calendar, [`Self::terms_at`] has them.
     pub terms: Terms,
     /// The calendar that its windows go by; `None`: they are multiples of its period.
-    pub calendar: Option<Calendar>,
+    pub calendar: Option<Box<Calendar>>,
     /// What is watched of its use; `None`: nothing.
     pub budget: Option<Box<Budget>>,
     /// What is counted.
@@ -252,8 +252,8 @@ impl Override {
         let amount = u64::from(self.requests_per_unit);
         ConfiguredLimit {
             index: LimitIndex::default(),
-            name: String::new(),
-            label: "override".to_owned(),
+            name: "".into(),
+            label: "override".into(),
             identity: Identity::of(&["override", domain, self.unit.name()]),
             terms: Rate::new(amount, self.unit.period()).map_or(Terms::Unlimited, |rate| {
                 Terms::Limited(rate_limit_terms(rate))

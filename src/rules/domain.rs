@@ -53,9 +53,13 @@ pub struct Level(Option<Box<Tables>>);
 
 #[derive(Debug, Default)]
 struct Tables {
-    exact: HashMap<Box<str>, Rule, RandomState>,
+    exact: HashMap<Composite, Rule, RandomState>,
     wildcards: Vec<(Pattern, Rule)>,
 }
+
+/// Key and value, joined. A short one stands in the table itself: a decision need not look elsewhere
+/// to compare it.
+type Composite = SmallVec<[u8; 24]>;
 
 /// Two rules of one level have the same key and value (or look the same once joined by `_`).
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,10 +72,10 @@ impl Level {
         let composite = composite(key, value);
         let tables = self.0.get_or_insert_default();
         let Some(pattern) = Pattern::parse(&composite) else {
-            if tables.exact.contains_key(composite.as_str()) {
+            if tables.exact.contains_key(composite.as_bytes()) {
                 return Err(DuplicateRule(composite));
             }
-            tables.exact.insert(composite.into_boxed_str(), rule);
+            tables.exact.insert(composite.into_bytes().into(), rule);
             return Ok(());
         };
         if tables
@@ -108,9 +112,9 @@ impl Level {
             .wildcards
             .iter()
             .filter(|(pattern, _)| pattern.matches(&joined));
-        let mut rules: Vec<&Rule> = tables.exact.get(joined.as_str()).into_iter().collect();
+        let mut rules: Vec<&Rule> = tables.exact.get(joined.as_bytes()).into_iter().collect();
         rules.extend(wildcards.map(|(_, rule)| rule));
-        rules.extend(tables.exact.get(key));
+        rules.extend(tables.exact.get(key.as_bytes()));
         rules
     }
 
@@ -120,7 +124,7 @@ impl Level {
         scratch.push_str(key);
         scratch.push('_');
         scratch.push_str(value);
-        if let Some(rule) = tables.exact.get(scratch.as_str()) {
+        if let Some(rule) = tables.exact.get(scratch.as_bytes()) {
             return Some(rule);
         }
         if let Some((_, rule)) = tables
@@ -130,7 +134,7 @@ impl Level {
         {
             return Some(rule);
         }
-        tables.exact.get(key)
+        tables.exact.get(key.as_bytes())
     }
 }
 
@@ -216,8 +220,8 @@ mod tests {
                 // Fails where an earlier text made the node already.
                 drop(level.insert(key, value, rule(&path)));
                 let tables = level.0.as_deref_mut().unwrap();
-                let rule = if tables.exact.contains_key(composite.as_str()) {
-                    tables.exact.get_mut(composite.as_str())
+                let rule = if tables.exact.contains_key(composite.as_bytes()) {
+                    tables.exact.get_mut(composite.as_bytes())
                 } else {
                     let mut wildcards = tables.wildcards.iter_mut();
                     wildcards

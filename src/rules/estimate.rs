@@ -12,7 +12,7 @@ pub enum Estimate {
     /// So much cost.
     Constant(u64),
     /// What past requests cost.
-    Learned(Learning),
+    Learned(Box<Learning>),
     /// Nothing: admitted while the level is above zero.
     #[default]
     None,

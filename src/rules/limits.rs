@@ -1,6 +1,6 @@
 //! The limits of a domain, each once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{ConfiguredLimit, Identity, LimitIndex, Terms};
@@ -18,6 +18,7 @@ const COMPARED: usize = 8;
 pub struct Limits {
     distinct: Vec<Arc<ConfiguredLimit>>,
     alike: HashMap<(Identity, Terms), Vec<Arc<ConfiguredLimit>>>,
+    texts: HashSet<Arc<str>>,
 }
 
 impl Limits {
@@ -31,6 +32,10 @@ impl Limits {
             return Arc::clone(known);
         }
         limit.index = LimitIndex(self.distinct.len());
+        // A decision reads both.
+        for text in [&mut limit.name, &mut limit.label] {
+            share(&mut self.texts, text);
+        }
         let limit = Arc::new(limit);
         self.distinct.push(Arc::clone(&limit));
         if limit.budget.is_none() && alike.len() < COMPARED {
@@ -42,6 +47,14 @@ impl Limits {
     /// All of them, by their index.
     pub fn into_distinct(self) -> Vec<Arc<ConfiguredLimit>> {
         self.distinct
+    }
+}
+
+/// Limits with numbers of their own often have a name in common.
+fn share(known: &mut HashSet<Arc<str>>, text: &mut Arc<str>) {
+    match known.get(text) {
+        Some(known) => *text = Arc::clone(known),
+        None => drop(known.insert(Arc::clone(text))),
     }
 }
 
@@ -79,16 +92,30 @@ mod tests {
     }
 
     #[test]
+    fn names_are_shared_by_limits_that_differ() {
+        let mut limits = Limits::default();
+        let named = |name: &str, amount| ConfiguredLimit {
+            name: name.into(),
+            label: name.into(),
+            ..limit(amount)
+        };
+        let [first, second, other] =
+            [("a", 5), ("a", 7), ("b", 5)].map(|(name, amount)| limits.add(named(name, amount)));
+        assert!(Arc::ptr_eq(&first.name, &second.name) && Arc::ptr_eq(&first.name, &first.label));
+        assert_eq!((&*first.label, &*other.label), ("a", "b"));
+    }
+
+    #[test]
     fn whatever_differs_keeps_limits_apart() {
         let changes: [fn(&mut ConfiguredLimit); 8] = [
-            |limit| limit.label = "other".to_owned(),
+            |limit| limit.label = "other".into(),
             |limit| limit.effect = Effect::Shadow,
             |limit| limit.origin = Some(Arc::new(Origin::default())),
             |limit| limit.headroom = vec![("low".to_owned(), 5)],
             |limit| limit.replaces = vec!["other".to_owned()],
             |limit| limit.on_store_error = OnStoreError::Deny,
             |limit| limit.missing_usage = MissingUsage::Release,
-            |limit| limit.name = "other".to_owned(),
+            |limit| limit.name = "other".into(),
         ];
         for (number, change) in changes.into_iter().enumerate() {
             let mut changed = limit(5);

@@ -268,7 +268,7 @@ fn count(policy: &Policy, outcome: &Outcome<'_>) {
         return;
     }
     for limit in &outcome.limits {
-        let (_, series) = policy.series(&limit.limit, limit.is_override());
+        let series = &policy.series(&limit.limit, limit.is_override()).metrics;
         // A quota that is over while another one has room refuses nobody.
         let refuses = limit.over && outcome.refused();
         if limit.fits {

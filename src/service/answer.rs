@@ -115,7 +115,7 @@ impl Answer {
 fn metadata(outcome: Outcome<'_>) -> Vec<(&'static str, String)> {
     let mut metadata = Vec::new();
     if let Some(deciding) = outcome.deciding() {
-        metadata.push(("limit", deciding.limit.label.clone()));
+        metadata.push(("limit", deciding.limit.label.to_string()));
         metadata.push(("remaining", deciding.remaining().to_string()));
     }
     if outcome.reservation.is_some() {

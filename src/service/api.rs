@@ -453,7 +453,7 @@ fn view(policy: &Policy, outcome: &LimitOutcome<'_>) -> BucketView {
     BucketView {
         limit: policy
             .series(&outcome.limit, outcome.is_override())
-            .0
+            .name
             .to_string(),
         key: outcome.key,
         terms: outcome.terms,

@@ -62,7 +62,7 @@ impl Budgets {
 
     fn add(&mut self, domain: &Domain, limit: &ConfiguredLimit, budget: Budget, metrics: &Metrics) {
         let place = self.watched.len();
-        let label: Arc<str> = Arc::from(limit.label.as_str());
+        let label = Arc::clone(&limit.label);
         self.by_limit.insert(limit.index, place);
         match budget.bucket {
             Some(bucket) => drop(self.by_bucket.insert(bucket, place)),

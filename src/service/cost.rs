@@ -243,11 +243,11 @@ mod tests {
                 unit,
             }
             .limit("d");
-            limit.estimate = Estimate::Learned(crate::rules::Learning {
+            limit.estimate = Estimate::Learned(Box::new(crate::rules::Learning {
                 quantile: Quantile::P90,
                 cold_start: 1,
                 by,
-            });
+            }));
             limit
         };
         let bucket = |value| BucketKey::of(Identity::of(&["l"]), [("k", value)]);

@@ -22,10 +22,20 @@ pub(super) struct Policy {
     pub(super) domain: Arc<Domain>,
     pub(super) name: Arc<str>,
     pub(super) metrics: DomainMetrics,
-    /// Name and series of each limit, by its index.
-    limits: Vec<(Arc<str>, LimitMetrics)>,
-    overrides: (Arc<str>, LimitMetrics),
+    /// What counts each limit, by its index. Rules may share a name, and then its series: of ten
+    /// thousand limits few are apart here.
+    limits: Vec<Arc<Series>>,
+    by_name: HashMap<Arc<str>, Arc<Series>, RandomState>,
+    overrides: Series,
     pub(super) budgets: Budgets,
+}
+
+/// What counts all limits of one name.
+#[derive(Debug)]
+pub(super) struct Series {
+    /// The name.
+    pub(super) name: Arc<str>,
+    pub(super) metrics: LimitMetrics,
 }
 
 impl Policies {
@@ -90,30 +100,31 @@ impl Policies {
 
 impl Policy {
     fn new(domain: Arc<Domain>, metrics: &Metrics) -> Self {
-        // By name, because rules may share one.
         let counting: HashSet<&str> = domain
             .limits
             .iter()
             .filter(|limit| limit.formula.counts_tokens())
-            .map(|limit| limit.label.as_str())
+            .map(|limit| &*limit.label)
             .collect();
-        let series = |label: &str| {
-            let counts_tokens = counting.contains(label);
-            (
-                Arc::from(label),
-                metrics.limit(&domain.name, label, counts_tokens),
-            )
+        let series = |label: &Arc<str>| Series {
+            name: Arc::clone(label),
+            metrics: metrics.limit(&domain.name, label, counting.contains(&**label)),
         };
+        let mut by_name = HashMap::<_, _, RandomState>::default();
         let limits = domain
             .limits
             .iter()
-            .map(|limit| series(&limit.label))
+            .map(|limit| {
+                let named = by_name.entry(Arc::clone(&limit.label));
+                Arc::clone(named.or_insert_with_key(|label| Arc::new(series(label))))
+            })
             .collect();
         Self {
             name: Arc::from(domain.name.as_str()),
             metrics: metrics.domain(&domain.name),
             limits,
-            overrides: series("override"),
+            by_name,
+            overrides: series(&Arc::from("override")),
             budgets: Budgets::of(&domain, metrics),
             domain,
         }
@@ -128,29 +139,25 @@ impl Policy {
         }
     }
 
-    /// The name and the series of a limit of this domain.
-    pub(super) fn series(
-        &self,
-        limit: &ConfiguredLimit,
-        is_override: bool,
-    ) -> &(Arc<str>, LimitMetrics) {
+    /// The series of a limit of this domain.
+    pub(super) fn series(&self, limit: &ConfiguredLimit, is_override: bool) -> &Series {
         if is_override {
             return &self.overrides;
         }
-        self.limits.get(limit.index.0).unwrap_or(&self.overrides)
+        self.limits
+            .get(limit.index.0)
+            .map_or(&self.overrides, |series| series)
     }
 
     /// The name of a limit of this domain, to be kept.
     pub(super) fn label(&self, limit: &ConfiguredLimit, is_override: bool) -> Arc<str> {
-        Arc::clone(&self.series(limit, is_override).0)
+        Arc::clone(&self.series(limit, is_override).name)
     }
 
     /// The series of the limit with this name, if it is still configured.
     pub(super) fn series_named(&self, label: &str) -> Option<&LimitMetrics> {
-        let named = self.limits.iter().chain(std::iter::once(&self.overrides));
-        named
-            .into_iter()
-            .find(|(name, _)| **name == *label)
-            .map(|(_, series)| series)
+        let overrides = (*self.overrides.name == *label).then_some(&self.overrides);
+        let named = self.by_name.get(label).map(|series| &**series);
+        named.or(overrides).map(|series| &series.metrics)
     }
 }

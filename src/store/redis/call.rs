@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use super::codec::{put_count, put_number, put_signed};
 use super::record;
 use super::script::{Operation, buckets_key, holds_prefix, open_holds_key};
-use crate::limit::{self, Effect, Limit, Mode, Settlement, Timestamp, Usage};
+use crate::limit::{self, Algorithm, Effect, Limit, Mode, Settlement, Timestamp, Usage};
 use crate::rules::BucketKey;
 use crate::store::{Admission, Charge, Ending, HoldKey};
 
@@ -93,13 +93,26 @@ impl Group<'_> {
         alone(self) && alone(next) && same(self) == same(next)
     }
 
+    /// Whether it is told in short: what most are, with nothing that needs more words.
+    fn is_short(&self) -> bool {
+        let limit::Charge { limit, effect, .. } = &self.charge.charge;
+        let once = self.times == 1 && !self.goes_on && !self.more;
+        once && limit.algorithm == Algorithm::TokenBucket && *effect == Effect::Enforce
+    }
+
     fn write(&self, out: &mut Vec<u8>) {
-        put_limit(out, &self.charge.charge.limit);
+        let limit::Charge { limit, effect, .. } = &self.charge.charge;
+        let [numerator, denominator, period] = record::limit_times(limit);
+        out.push(record::limit_flags(limit) | if self.is_short() { 128 } else { 0 });
         put_count(out, self.buckets);
-        put_count(out, self.times);
-        let more = if self.more { 128 } else { 0 };
-        out.push(effect_byte(self.charge.charge.effect) | more);
+        put_number(out, numerator);
+        put_number(out, denominator);
         put_amounts(out, &self.charge.charge);
+        if !self.is_short() {
+            put_number(out, period);
+            put_count(out, self.times);
+            out.push(effect_byte(*effect) | if self.more { 128 } else { 0 });
+        }
     }
 }
 
@@ -383,7 +396,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::limit::{Algorithm, Oversize, Rate, WhenOver, ZeroCost};
+    use crate::limit::{Oversize, Rate, WhenOver, ZeroCost};
 
     fn charge(bucket: u8, burst: u64, amount: i64) -> Charge {
         let limit = Limit {
@@ -427,10 +440,19 @@ mod tests {
         let [_, _, _, _, plain, _, _, names] = arguments.as_slice() else {
             panic!("{arguments:?}")
         };
-        let groups = plain.chunks(46).map(|group| {
-            let count = |at: usize| u16::from_le_bytes([group[at], group[at + 1]]);
-            let amount = f64::from_le_bytes(group[30..38].try_into().unwrap());
-            (count(25), count(27), group[29] >= 128, amount)
+        let mut plain = plain.as_slice();
+        let groups = std::iter::from_fn(|| {
+            let (group, more) = plain.split_at_checked(35)?;
+            let count = |bytes: &[u8]| u16::from_le_bytes(bytes.try_into().unwrap());
+            let buckets = count(&group[1..3]);
+            let amount = f64::from_le_bytes(group[19..27].try_into().unwrap());
+            if group[0] >= 128 {
+                plain = more;
+                return Some((buckets, 1, false, amount));
+            }
+            let (rest, more) = more.split_at(11);
+            plain = more;
+            Some((buckets, count(&rest[8..10]), rest[10] >= 128, amount))
         });
         let names = names.chunks(16).map(|name| name[0]).collect();
         let places = places.0.iter().map(|place| (place.operation, place.first));

@@ -42,10 +42,12 @@ local buckets = KEYS[1]
 -- Buckets to write, each followed by its state.
 local written, put = {}, 0
 
--- Plain charges: one to an operation, applied, with no reservation, in groups: a limit, so many
--- buckets, of each so many charges, their effect (0 enforce, 1 quota, 2 record, 3 shadow; + 128: the
--- next group goes on with this one's bucket), amount and threshold. A group that goes on, or with
--- which another one does, has one bucket.
+-- Plain charges: one to an operation, applied, with no reservation, in groups: flags of a limit, so
+-- many buckets, numerator and denominator, amount and threshold. That is all of a token bucket's (then
+-- 128 is added to the flags) that has one charge and enforces it. Else follow the period, how many
+-- charges each bucket has, and their effect (0 enforce, 1 quota, 2 record, 3 shadow; + 128: the next
+-- group goes on with this one's bucket). A group that goes on, or with which another one does, has
+-- one bucket.
 --
 -- What each came to is not told. The caller can say it from the state that was found: it has the
 -- same arithmetic.
@@ -64,8 +66,14 @@ if plain_count > 0 then
   local never_seen = pack('<dddd', 0, 0, now, 0)
   local position, last, goes_on = 1, 0, false
   while position <= #groups do
-    local flags, n, d, _, count, times, effect, amount, threshold, next_position =
-      unpack_struct('<BdddHHBdd', groups, position)
+    local flags, count, n, d, amount, threshold, next_position =
+      unpack_struct('<BHdddd', groups, position)
+    local times, effect, _ = 1, 0, nil
+    if flags < 128 then
+      _, times, effect, next_position = unpack_struct('<dHB', groups, next_position)
+    else
+      flags = flags - 128
+    end
     local first = last + 1
     if not goes_on then last = last + count end
     if goes_on then
@@ -251,11 +259,16 @@ end
 
 -- The plain charges that need care.
 local NEVER_SEEN = string.rep('\0', 32)
-local position, flags, n, d, period, times, effect, amount, threshold, next_position, _
+local position, flags, n, d, amount, threshold, period, times, effect, next_position, _
 local function read_group(from)
   position = from
-  flags, n, d, period, _, times, effect, amount, threshold, next_position =
-    unpack_struct('<BdddHHBdd', groups, from)
+  flags, _, n, d, amount, threshold, next_position = unpack_struct('<BHdddd', groups, from)
+  period, times, effect = 0, 1, 0
+  if flags < 128 then
+    period, times, effect, next_position = unpack_struct('<dHB', groups, next_position)
+  else
+    flags = flags - 128
+  end
 end
 for i = 1, plain_count do
   if careful[i] then

@@ -205,8 +205,8 @@ fn limits(
     let algorithm = Algorithm::TokenBucket;
     ConfiguredLimit {
         index: LimitIndex::default(),
-        name: name.to_owned(),
-        label: name.to_owned(),
+        name: name.into(),
+        label: name.into(),
         identity: ConfiguredLimit::identity_of(&domain.name, name, algorithm, None),
         terms: Terms::Limited(Limit {
             algorithm,
