@@ -31,6 +31,9 @@ pub(super) struct Call {
     operations: usize,
     buckets: HashMap<BucketKey, usize, foldhash::quality::RandomState>,
     bucket_names: Vec<BucketKey>,
+    /// The limit that each of these is held to first; 0 where that is for Redis to say.
+    first_limits: Vec<usize>,
+    has_endings: bool,
     holds: HashMap<HoldKey, usize, foldhash::quality::RandomState>,
     hold_names: Vec<HoldKey>,
     limits: HashMap<Limit, usize, foldhash::quality::RandomState>,
@@ -127,6 +130,8 @@ impl Call {
         self.operations = 0;
         self.buckets.clear();
         self.bucket_names.clear();
+        self.first_limits.clear();
+        self.has_endings = false;
         self.holds.clear();
         self.hold_names.clear();
         self.limits.clear();
@@ -170,11 +175,15 @@ impl Call {
             argument(name.as_bytes());
         }
 
-        let mut header = Vec::with_capacity(self.limit_bytes.len() + 6);
+        let mut header =
+            Vec::with_capacity(6 + self.limit_bytes.len() + 2 * self.first_limits.len());
         put_count(&mut header, self.plain_buckets.len());
         put_count(&mut header, self.bucket_names.len());
         put_count(&mut header, self.limits.len());
         header.extend_from_slice(&self.limit_bytes);
+        for limit in &self.first_limits {
+            put_count(&mut header, *limit);
+        }
         argument(&header);
         argument(&self.plain_bytes);
         argument(&self.operation_bytes);
@@ -280,6 +289,9 @@ impl Call {
             flags |= if hold.fresh { 4 } else { 0 };
             flags |= if hold.only_tells_retries { 8 } else { 0 };
         }
+        if are_distinct(&admission.charges) {
+            flags |= 16;
+        }
         self.operation_bytes.extend_from_slice(&[1, flags]);
         self.push_charges(&admission.charges);
         if let Some(hold) = &admission.hold {
@@ -316,6 +328,7 @@ impl Call {
         fallback: &[Charge],
     ) {
         self.operation_bytes.push(2);
+        self.has_endings = true;
         let slot = self.hold_slot(key);
         put_count(&mut self.operation_bytes, slot);
         put_number(&mut self.operation_bytes, lifetime);
@@ -331,9 +344,12 @@ impl Call {
         put_count(&mut self.operation_bytes, charges.len());
         for charge in charges {
             let limit = self.limit_slot(charge.charge.limit);
-            let names = &mut self.bucket_names;
+            // What an ending finds in its reservation comes first, if it comes before.
+            let first_limit = if self.has_endings { 0 } else { limit };
+            let (names, first_limits) = (&mut self.bucket_names, &mut self.first_limits);
             let slot = *self.buckets.entry(charge.key).or_insert_with(|| {
                 names.push(charge.key);
+                first_limits.push(first_limit);
                 names.len()
             });
             let out = &mut self.operation_bytes;
@@ -359,6 +375,12 @@ fn plain_charge(admission: &Admission) -> Option<&Charge> {
         [charge] if admission.hold.is_none() && admission.mode == Mode::Apply => Some(charge),
         _ => None,
     }
+}
+
+/// Whether no two charges are on one bucket.
+fn are_distinct(charges: &[Charge]) -> bool {
+    let mut before = charges.iter().enumerate();
+    before.all(|(index, charge)| charges[..index].iter().all(|other| other.key != charge.key))
 }
 
 fn effect_byte(effect: Effect) -> u8 {

@@ -327,9 +327,34 @@ end
 
 if bucket_count > 0 then
   local format = string.rep('c16', bucket_count)
-  local names = { unpack_struct(format, ARGV[5], plain_count * 16 + 1) }
-  local values = call('HMGET', buckets, unpack(names, 1, bucket_count))
-  for i = 1, bucket_count do load(i, names[i], values[i]) end
+  name = { unpack_struct(format, ARGV[5], plain_count * 16 + 1) }
+  name[bucket_count + 1] = nil
+  stored = call('HMGET', buckets, unpack(name, 1, bucket_count))
+  -- What each is held to first; 0: that is seen later.
+  local first_limits = { unpack_struct('<' .. string.rep('H', bucket_count), header, header_byte) }
+  for i = 1, bucket_count do
+    local value, l = stored[i], first_limits[i]
+    local s, f, a, until_when
+    if value and #value == 32 then
+      s, f, a, until_when = unpack_struct('<dddd', value)
+    else
+      s, f, a, until_when = 0, 0, 0, 0
+      stored[i] = false
+    end
+    if l > 0 then
+      held_to[i] = l
+      local limit = limits[l]
+      local parts, d = (now - a) * limit[2] + f, limit[3]
+      if limit[1] % 2 == 1 or a > now or parts >= EXACT or f >= d then
+        s, f, a = refilled(s, f, a, limit)
+      else
+        f = parts % d
+        s, a = s - (parts - f) / d, now
+        if s <= 0 then s, f = 0, 0 end
+      end
+    end
+    spent[i], fraction[i], at[i], lives[i] = s, f, a, until_when
+  end
 end
 
 -- The bucket of a reservation, which need not be among ARGV.
@@ -365,11 +390,11 @@ local function reading(fits, i)
 end
 
 -- Open reservations are counted by the minute in which they expire.
-local opened = {}
+local opened, opened_so_far = {}, {}
 local function count_open(expires, state, by)
-  local minute = string.format('%d', floor(expires / 60000000))
-  if state == 'p' then minute = minute .. 'p' end
-  opened[minute] = (opened[minute] or 0) + by
+  local minute = floor(expires / 60000000)
+  local counts = state == 'p' and opened_so_far or opened
+  counts[minute] = (counts[minute] or 0) + by
 end
 
 -- A reservation's value: its state, when it expires, when it was made, and the charges. States:
@@ -391,9 +416,14 @@ local function held(key)
   return nil
 end
 
--- An argument for PX. A number would be written by a costlier way.
+-- An argument for PX. A number would be written by a costlier way; and most lifetimes are the same.
+local last_lifetime, last_milliseconds
 local function milliseconds(lifetime)
-  return string.format('%d', floor(lifetime / 1000) + 1)
+  if lifetime ~= last_lifetime then
+    last_lifetime = lifetime
+    last_milliseconds = string.format('%d', floor(lifetime / 1000) + 1)
+  end
+  return last_milliseconds
 end
 
 -- Writes a reservation that is open; it is known until it is late no more.
@@ -429,7 +459,7 @@ local function decide()
   flags, count, position = unpack_struct('<BH', operations, position)
   read_charges(count)
   local peek, holds, fresh = flags % 2 == 1, flags % 4 >= 2, flags % 8 >= 4
-  local open = flags >= 8 and 'q' or 'o'
+  local open = flags % 16 >= 8 and 'q' or 'o'
   local hold_key, lifetime, record, reported
   local verdict = 'A'
   if holds then
@@ -624,24 +654,71 @@ local function settle()
   end
 end
 
+-- An admission that is let in, with a reservation that is new if it has one: what `decide` does for
+-- most, in a few steps. Returns where the next operation is, or nothing: then nothing was done.
+local function admit(flags, count, next_position)
+  local slot, amount, spent, fraction = slot, amount, spent, fraction
+  for c = 1, count do
+    local i, l, threshold, _
+    i, l, _, amount[c], threshold, next_position =
+      unpack_struct('<HHBdd', operations, next_position)
+    local before = spent[i]
+    local after = before + amount[c]
+    if before > threshold or held_to[i] ~= l or after <= 0 or after > MAX_SPENT then return nil end
+    slot[c], amount[c] = i, after
+  end
+  if flags % 4 >= 2 then
+    local hold, lifetime, record
+    hold, lifetime, record, next_position = unpack_struct('<HdI4c0', operations, next_position)
+    local hold_key = KEYS[2 + hold]
+    if flags % 8 < 4 and held(hold_key) then return nil end
+    local expires, open = now + lifetime, flags % 16 >= 8 and 'q' or 'o'
+    keep(hold_key, open, expires, now, record)
+    if open == 'o' then count_open(expires, open, 1) end
+  end
+  told = told + 1
+  answer[told] = 'A'
+  for c = 1, count do
+    local i, after = slot[c], amount[c]
+    spent[i], dirty[i] = after, true
+    answer[told + c] = pack('<dd', after, fraction[i])
+  end
+  told = told + count
+  return next_position
+end
+
 while position <= #operations do
-  local operation
-  operation, position = unpack_struct('B', operations, position)
-  if operation == 1 then decide() else settle() end
+  local operation, flags, count, next_position = unpack_struct('<BBH', operations, position)
+  position = position + 1
+  if operation ~= 1 then
+    settle()
+  else
+    -- Its charges are on different buckets, and it does more than look.
+    local done = flags >= 16 and flags % 2 == 0 and admit(flags, count, next_position)
+    if done then position = done else decide() end
+  end
 end
 
 put, dropped = 0, 0
 for i = 1, #name do
   local l = held_to[i]
   if l then
-    local looked_at = not dirty[i] and stored[i]
-    write(name[i], spent[i], fraction[i], at[i], lives[i], limits[l], looked_at)
+    local limit, s, until_when = limits[l], spent[i], lives[i]
+    if dirty[i] and s > 0 and limit[1] % 2 == 0 and now + s * limit[3] / limit[2] <= until_when then
+      written[put + 1] = name[i]
+      put = put + 2
+      written[put] = pack('<dddd', s, fraction[i], at[i], until_when)
+    else
+      write(name[i], s, fraction[i], at[i], until_when, limit, not dirty[i] and stored[i])
+    end
   end
 end
 write_all()
 
-for minute, by in pairs(opened) do
-  if by ~= 0 then call('HINCRBY', KEYS[2], minute, by) end
+for suffix, counts in pairs({ [''] = opened, p = opened_so_far }) do
+  for minute, by in pairs(counts) do
+    if by ~= 0 then call('HINCRBY', KEYS[2], string.format('%d', minute) .. suffix, by) end
+  end
 end
 
 return table.concat(answer)
