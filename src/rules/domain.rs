@@ -57,8 +57,8 @@ struct Tables {
     wildcards: Vec<(Pattern, Rule)>,
 }
 
-/// Key and value, joined. A short one stands in the table itself: a decision need not look elsewhere
-/// to compare it.
+/// Key and value, joined. A short one stands in the table itself: a decision need not look
+/// elsewhere to compare it.
 type Composite = SmallVec<[u8; 24]>;
 
 /// Two rules of one level have the same key and value (or look the same once joined by `_`).
@@ -75,7 +75,9 @@ impl Level {
             if tables.exact.contains_key(composite.as_bytes()) {
                 return Err(DuplicateRule(composite));
             }
-            tables.exact.insert(composite.into_bytes().into(), rule);
+            // Not from the text itself: with room to spare it would not be taken in.
+            let composite = Composite::from_slice(composite.as_bytes());
+            tables.exact.insert(composite, rule);
             return Ok(());
         };
         if tables
@@ -297,6 +299,19 @@ mod tests {
     fn an_empty_value_finds_the_key_alone() {
         let domain = domain(&["k"]);
         assert_eq!(found(&domain, &[("k", "")]).unwrap(), "k");
+    }
+
+    #[test]
+    fn what_is_short_stands_in_the_table_itself() {
+        let spilled = |key: &str, value: &str| {
+            let mut level = Level::default();
+            level.insert(key, value, rule("")).unwrap();
+            let tables = level.0.unwrap();
+            tables.exact.keys().any(SmallVec::spilled)
+        };
+        // As long as can be, and one more.
+        assert!(!spilled("remote_address", "10.0.0.10"));
+        assert!(spilled("remote_address", "10.0.0.100"));
     }
 
     #[test]

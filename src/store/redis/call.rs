@@ -536,4 +536,77 @@ mod tests {
         assert_eq!(names, [1, 1]);
         assert_eq!(places, [(0, true)]);
     }
+
+    /// The arguments of a call: header, plain part, others.
+    fn arguments(operations: &[Operation]) -> [Vec<u8>; 3] {
+        let mut call = Call::default();
+        for operation in operations {
+            call.push(operation);
+        }
+        let mut arguments = Vec::new();
+        call.arguments("t:", None, |argument| arguments.push(argument.to_vec()));
+        let others = arguments.len() - 5;
+        arguments.drain(..others);
+        arguments.truncate(3);
+        arguments.try_into().unwrap()
+    }
+
+    fn admit(charges: &[Charge]) -> Operation {
+        Operation::Admit(Admission {
+            charges: charges.to_vec(),
+            mode: Mode::Apply,
+            hold: None,
+            keep_when_late: false,
+        })
+    }
+
+    #[test]
+    fn only_what_needs_more_words_is_told_at_length() {
+        let length = |change: fn(&mut limit::Charge)| {
+            let mut charge = charge(1, 9, 3);
+            change(&mut charge.charge);
+            arguments(&[admit(&[charge])])[1].len()
+        };
+        assert_eq!(length(|_| {}), 35);
+        assert_eq!(
+            length(|charge| charge.limit.when_over = WhenOver::Charge),
+            35
+        );
+        assert_eq!(length(|charge| charge.effect = Effect::Shadow), 46);
+        assert_eq!(
+            length(|charge| charge.limit.algorithm = Algorithm::FixedWindow),
+            46
+        );
+        let twice = [admit(&[charge(1, 9, 3)]), admit(&[charge(1, 9, 3)])];
+        assert_eq!(arguments(&twice)[1].len(), 46);
+    }
+
+    #[test]
+    fn it_is_told_whether_charges_are_on_different_buckets() {
+        let flags = |charges: &[Charge]| arguments(&[admit(charges)])[2][1];
+        assert_eq!(flags(&[charge(1, 9, 3), charge(2, 9, 3)]), 16);
+        assert_eq!(
+            flags(&[charge(1, 9, 3), charge(2, 9, 3), charge(1, 9, 1)]),
+            0
+        );
+    }
+
+    #[test]
+    fn the_first_limits_of_buckets_are_told_up_to_the_first_ending() {
+        let several = |buckets: [u8; 2]| admit(&buckets.map(|bucket| charge(bucket, 9, 3)));
+        let ending = || Operation::Withdraw(HoldKey::of("d", "id"));
+        let firsts = |operations: &[Operation]| {
+            let [header, ..] = arguments(operations);
+            // Three counts, and one limit.
+            let firsts = header[6 + 25..].chunks(2);
+            firsts
+                .map(|first| u16::from_le_bytes([first[0], first[1]]))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            firsts(&[several([1, 2]), ending(), several([2, 3])]),
+            [1, 1, 0,]
+        );
+        assert_eq!(firsts(&[ending(), several([1, 2])]), [0, 0]);
+    }
 }

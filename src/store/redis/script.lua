@@ -4,7 +4,8 @@
 -- KEYS[1]          the hash of all buckets
 -- KEYS[2]          the hash that counts open reservations
 -- KEYS[3 .. ]      reservations, each once
--- ARGV[1]          P and B; the distinct limits of the other operations
+-- ARGV[1]          P and B; the distinct limits of the other operations; which of them each of the
+--                  B buckets is held to first, 0 where that is for the operations to say
 -- ARGV[2]          the plain charges, in groups
 -- ARGV[3]          the other operations
 -- ARGV[4]          the time in microseconds; empty: this server's
@@ -43,11 +44,11 @@ local buckets = KEYS[1]
 local written, put = {}, 0
 
 -- Plain charges: one to an operation, applied, with no reservation, in groups: flags of a limit, so
--- many buckets, numerator and denominator, amount and threshold. That is all of a token bucket's (then
--- 128 is added to the flags) that has one charge and enforces it. Else follow the period, how many
--- charges each bucket has, and their effect (0 enforce, 1 quota, 2 record, 3 shadow; + 128: the next
--- group goes on with this one's bucket). A group that goes on, or with which another one does, has
--- one bucket.
+-- many buckets, numerator and denominator, amount and threshold. For token buckets with one charge
+-- each that is enforced, that is all, and 128 is added to the flags. For others follow the period,
+-- how many charges each bucket has, and their effect (0 enforce, 1 quota, 2 record, 3 shadow; + 128:
+-- the next group goes on with this one's bucket). A group that goes on, or with which another one
+-- does, has one bucket.
 --
 -- What each came to is not told. The caller can say it from the state that was found: it has the
 -- same arithmetic.
@@ -56,8 +57,8 @@ local groups = ARGV[2]
 -- Of the buckets that need care, where their group is.
 local careful = {}
 
--- First what nearly all are: token buckets that let in all of a group's charges, or none. With these
--- Redis spends its time, so they are decided without a function, in as few steps as there can be.
+-- First what nearly all are: token buckets that let in all of a group's charges, or none. With
+-- these Redis spends its time, so they are decided without a function, in as few steps as possible.
 if plain_count > 0 then
   -- After the names comes a number that nobody needs.
   names = { unpack_struct(string.rep('c16', plain_count), ARGV[5]) }
@@ -81,8 +82,8 @@ if plain_count > 0 then
     elseif flags % 2 == 1 or effect >= 128 or amount <= 0 or threshold + amount > MAX_SPENT then
       for i = first, last do careful[i] = position end
     else
-      -- All are let in up to `most` spent. None is beyond the threshold, which leaves no trace
-      -- where a charge is either made or not.
+      -- Up to `most` spent, all are let in. Beyond the threshold none is, and that leaves no trace
+      -- where a charge that does not fit is not made. In between, some are: that needs care.
       local all = amount * times
       local most = threshold + amount - all
       local traceless = flags < 2 and effect < 2
@@ -104,8 +105,8 @@ if plain_count > 0 then
           if spent <= most then
             spent = spent + all
             local full_in = spent * refill_time
+            if full_in > CENTURY then full_in = CENTURY end
             if now + full_in > lives then
-              if full_in > CENTURY then full_in = CENTURY end
               lives = now + floor(full_in * 2) + LONGER
             end
             written[put + 1] = names[i]
@@ -339,7 +340,6 @@ if bucket_count > 0 then
       s, f, a, until_when = unpack_struct('<dddd', value)
     else
       s, f, a, until_when = 0, 0, 0, 0
-      stored[i] = false
     end
     if l > 0 then
       held_to[i] = l
@@ -655,16 +655,18 @@ local function settle()
 end
 
 -- An admission that is let in, with a reservation that is new if it has one: what `decide` does for
--- most, in a few steps. Returns where the next operation is, or nothing: then nothing was done.
+-- most, in a few steps. Returns where the next operation is, or nothing: then nothing was done but
+-- that buckets were refilled.
 local function admit(flags, count, next_position)
   local slot, amount, spent, fraction = slot, amount, spent, fraction
   for c = 1, count do
     local i, l, threshold, _
     i, l, _, amount[c], threshold, next_position =
       unpack_struct('<HHBdd', operations, next_position)
+    if held_to[i] ~= l then refill(i, l) end
     local before = spent[i]
     local after = before + amount[c]
-    if before > threshold or held_to[i] ~= l or after <= 0 or after > MAX_SPENT then return nil end
+    if before > threshold or after <= 0 or after > MAX_SPENT then return nil end
     slot[c], amount[c] = i, after
   end
   if flags % 4 >= 2 then

@@ -126,3 +126,22 @@ fn what_is_told_is_what_is_stored() {
         })?;
     });
 }
+
+#[tokio::test]
+async fn what_was_left_over_at_another_rate_is_less_than_one_token() {
+    let slow = token_bucket(7, Duration::from_secs(3), 20);
+    let fast = token_bucket(1000, Duration::from_millis(999), 20);
+    for fixture in [Fixture::redis(), Fixture::memory()] {
+        fixture.clock.set(START);
+        fixture.charge([charge("a", slow, 9)]).await;
+        // 2 1/3 tokens: two thirds short of the next one, in parts of which a token has 3,000,000.
+        fixture.clock.advance(Duration::from_secs(1));
+        let before = fixture.charge([charge("a", slow, 3)]).await;
+        assert_eq!(before.readings[0].bucket.spent, 10);
+        // One of 999 parts comes, and completes one token only.
+        fixture.clock.advance(Duration::from_micros(1));
+        let after = fixture.charge([charge("a", fast, 1)]).await;
+        assert_eq!(after.readings[0].bucket.spent, 10);
+        assert_eq!(after.readings[0].bucket.fraction, 0);
+    }
+}
