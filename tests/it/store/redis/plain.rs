@@ -140,8 +140,12 @@ async fn what_was_left_over_at_another_rate_is_less_than_one_token() {
         assert_eq!(before.readings[0].bucket.spent, 10);
         // One of 999 parts comes, and completes one token only.
         fixture.clock.advance(Duration::from_micros(1));
-        let after = fixture.charge([charge("a", fast, 1)]).await;
-        assert_eq!(after.readings[0].bucket.spent, 10);
-        assert_eq!(after.readings[0].bucket.fraction, 0);
+        let told = fixture.charge([charge("a", fast, 1)]).await;
+        let look = charge("a", fast, 0).recorded();
+        let stored = fixture.admit([look], Mode::Peek, None).await;
+        for decision in [told, stored] {
+            let bucket = decision.readings[0].bucket;
+            assert_eq!((bucket.spent, bucket.fraction), (10, 0));
+        }
     }
 }
