@@ -176,7 +176,7 @@ fn the_first_limits_of_buckets_are_told_up_to_the_first_ending() {
     };
     assert_eq!(
         firsts(&[several([1, 2]), ending(), several([2, 3])]),
-        [1, 1, 0,]
+        [1, 1, 0]
     );
     assert_eq!(firsts(&[ending(), several([1, 2])]), [0, 0]);
 }
